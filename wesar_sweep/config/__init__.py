@@ -1,0 +1,46 @@
+"""The words: YAML in, frozen validated models out. The only reader of YAML; no torch, no Optuna."""
+
+from wesar_sweep.config.knobs import Knob, Model, Training, knob_table
+from wesar_sweep.config.load import (
+    dump_study,
+    load_study,
+    load_sweep,
+    parse_study,
+    resolved,
+    study_hash,
+)
+from wesar_sweep.config.methods import BUILT_IN_METHODS, Method
+from wesar_sweep.config.run import Architecture, Hyperparameters, Run, make_run
+from wesar_sweep.config.schema import json_schema
+from wesar_sweep.config.space import Choices, Parameter, Range, Scalar, active, grid_cells, values
+from wesar_sweep.config.study import Study
+from wesar_sweep.config.sweep import Sweep
+
+__all__ = [
+    "BUILT_IN_METHODS",
+    "Architecture",
+    "Choices",
+    "Hyperparameters",
+    "Knob",
+    "Method",
+    "Model",
+    "Parameter",
+    "Range",
+    "Run",
+    "Scalar",
+    "Study",
+    "Sweep",
+    "Training",
+    "active",
+    "dump_study",
+    "grid_cells",
+    "json_schema",
+    "knob_table",
+    "load_study",
+    "load_sweep",
+    "make_run",
+    "parse_study",
+    "resolved",
+    "study_hash",
+    "values",
+]

@@ -1,0 +1,294 @@
+"""Does the study make sense as a whole: do keys contradict each other?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from wesar_sweep.config.check_space import (
+    TooManySettingsError,
+    condition_findings,
+    given,
+    is_active,
+    parameter_findings,
+    rests,
+    settings,
+    twice_findings,
+    unknown_method,
+)
+from wesar_sweep.config.findings import Finding
+from wesar_sweep.config.knobs import knob_table
+from wesar_sweep.config.methods import BUILT_IN_METHODS
+from wesar_sweep.config.space import MAX_CELLS, Choices, Range, combinations, values
+from wesar_sweep.config.study import Study
+from wesar_sweep.config.words import METHOD_PATTERN, listed
+from wesar_sweep.config.yaml12 import KeyPath
+
+
+def study_findings(study: Study, *, wrong: Sequence[KeyPath] = ()) -> list[Finding]:
+    """Everything that contradicts itself in a study whose single values are valid.
+
+    Args:
+        study: The study, with defaults in place of what is wrong already.
+        wrong: Paths of what was wrong and was replaced; findings that rest on them are left out.
+    """
+    findings = list(parameter_findings(study))
+    study, bad = _without(study, findings)
+    known = [*wrong, *bad]
+    conditions = list(condition_findings(study))
+    findings += [*conditions, *twice_findings(study)]
+    study, bad = _without(study, conditions)
+    known += bad
+    for check in _CHECKS:
+        try:
+            found = list(check(study))
+        except TooManySettingsError as error:
+            hint = "use fewer values"
+            found = [Finding(("space",), str(error), hint=hint, at_key=True)]
+        findings += [finding for finding in found if not finding.rests_on(known)]
+    return [finding for finding in findings if not finding.rests_on(wrong)]
+
+
+def _without(study: Study, findings: Sequence[Finding]) -> tuple[Study, list[KeyPath]]:
+    """The study without the parameters that have findings, and their paths."""
+    bad = {finding.path[1] for finding in findings}
+    # A parameter under a condition on a bad one cannot be judged either.
+    while more := {k for k, p in study.space.items() if k not in bad and bad & set(p.when)}:
+        bad |= more
+    space = {knob: parameter for knob, parameter in study.space.items() if knob not in bad}
+    return study.model_copy(update={"space": space}), [("space", name) for name in bad]
+
+
+def _methods(study: Study) -> Iterator[Finding]:
+    for name in study.methods:
+        path: KeyPath = ("methods", name)
+        if name in BUILT_IN_METHODS:
+            hint = "choose another name"
+            yield Finding(path, f"{name} is built in and keeps its meaning", hint=hint, at_key=True)
+        elif not re.fullmatch(METHOD_PATTERN, name):
+            words = "letters, digits and '_', beginning with a letter"
+            yield Finding(path, "this is not a method's name", allowed=words, at_key=True)
+    if study.method not in study.method_names:
+        yield unknown_method(study, ("method",), study.method)
+
+
+def _heads(study: Study) -> Iterator[Finding]:
+    involves = rests("width", "heads", "position")
+    path = given(study, "width", "heads")
+    for setting in settings(study, "width", "heads", "position"):
+        width, heads = setting["width"], setting["heads"]
+        assert isinstance(width, int) and isinstance(heads, int)
+        if width % heads:
+            message = f"width {width} is not divisible by heads {heads}"
+            hint = f"choose a multiple of {heads} as width, or heads that divide {width}"
+            yield Finding(path, message, hint=hint, involves=involves)
+            return
+        if setting["position"] == "rope" and width // heads % 2:
+            message = (
+                f"width {width} over heads {heads} makes {width // heads} a head, "
+                "and position rope needs an even number"
+            )
+            hint = "change width or heads, or use position: none"
+            yield Finding(path, message, hint=hint, involves=(*involves, *rests("position")))
+            return
+
+
+def _warmup(study: Study) -> Iterator[Finding]:
+    for setting in settings(study, "steps", "warmup"):
+        steps, warmup = setting["steps"], setting["warmup"]
+        assert isinstance(steps, int) and isinstance(warmup, int)
+        if warmup >= steps:
+            yield Finding(
+                given(study, "warmup", "steps"),
+                f"warmup {warmup} leaves nothing of steps {steps}",
+                allowed="a warmup below steps, for every combination",
+                hint=f"set warmup to {steps // 10}" if "warmup" not in study.space else None,
+                involves=rests("steps", "warmup"),
+            )
+            return
+
+
+def _evaluation(study: Study) -> Iterator[Finding]:
+    least = min(_steps(study))
+    for index, step in enumerate(study.evaluation.at):
+        if step > least:
+            yield Finding(
+                ("evaluation", "at", index),
+                f"no run of {least} steps reaches this one",
+                allowed=f"a whole number, at most {least}",
+                involves=rests("steps"),
+            )
+
+
+def _steps(study: Study) -> list[int]:
+    return [int(s["steps"]) for s in settings(study, "steps") if isinstance(s["steps"], int)]
+
+
+_MEANINGLESS: dict[str, tuple[str, str]] = {
+    # knob: (the knob that decides whether it means anything, and why it might not)
+    "sigma2": ("method", "only methods with the wesar reparametrization use sigma2"),
+    "decay_fraction": ("schedule", "only the schedule wsd uses decay_fraction"),
+    "final_lr_ratio": ("schedule", "the schedule constant does not use final_lr_ratio"),
+}
+
+
+def _unused(study: Study) -> Iterator[Finding]:
+    """Searched knobs that change nothing: always, or in some cells of a grid."""
+    for name, (decider, why) in _MEANINGLESS.items():
+        if name not in study.space:
+            continue
+        users: dict[Any, None] = {}
+        others: dict[Any, None] = {}
+        for setting in settings(study, name, decider):
+            if is_active(study, name, setting):
+                value = setting[decider]
+                (users if _uses(study, name, value) else others)[value] = None
+        involves = (*rests(decider), ("methods",)) if decider == "method" else rests(decider)
+        path: KeyPath = ("space", name)
+        if not users:
+            possible = {s[decider]: None for s in settings(study, decider)}
+            able = [value for value in possible if _uses(study, name, value)]
+            hint = (
+                f"when: {{{decider}: {_yaml(able)}}}"
+                if able
+                else f"remove it, or set {decider} to one that uses it"
+            )
+            message = f"{name} would vary nothing: {why}"
+            yield Finding(path, message, hint=hint, involves=involves, at_key=True)
+        elif others and study.sampler.name == "grid" and _count(study, name) > 1:
+            message = f"the grid would train equal cells of {decider} {listed(others)}: {why}"
+            hint = f"when: {{{decider}: {_yaml(list(users))}}}"
+            yield Finding(path, message, hint=hint, involves=(*involves, ("sampler",)), at_key=True)
+
+
+def _uses(study: Study, name: str, value: object) -> bool:
+    if name == "sigma2":
+        return study.method_parts(str(value)).uses_sigma2 if value in study.method_names else True
+    return value == "wsd" if name == "decay_fraction" else value != "constant"
+
+
+def _yaml(names: Sequence[object]) -> str:
+    return str(names[0]) if len(names) == 1 else f"[{listed(names)}]"
+
+
+def _count(study: Study, name: str) -> int:
+    found = values(study.space[name], name)
+    return 2 if found is None else len(found)
+
+
+def _sampler(study: Study) -> Iterator[Finding]:
+    name, cells = study.sampler.name, study.sampler.cells
+    if name == "grid":
+        if cells is not None:
+            hint = "remove cells, or choose another sampler"
+            message, by = "the grid trains every cell", (("sampler", "name"),)
+            yield Finding(("sampler", "cells"), message, hint=hint, involves=by)
+        yield from _grid(study)
+        return
+    if cells is None:
+        hint = "say how many cells to train, such as cells: 40"
+        yield Finding(("sampler",), f"the sampler {name} needs cells", hint=hint, at_key=True)
+    varying = [knob for knob in study.space if _count(study, knob) > 1]
+    if not varying:
+        message = f"the sampler {name} has nothing to choose: no knob in space has two values"
+        yield Finding(("space",), message, involves=(("sampler",),), at_key=True)
+    hint = "use tpe"
+    conditional = [knob for knob in varying if study.space[knob].when]
+    path: KeyPath = ("sampler", "name")
+    if name in ("cmaes", "gp") and conditional:
+        message = f"{name} cannot search under a condition, as {listed(conditional)} asks"
+        yield Finding(path, message, hint=hint, involves=(("space",),))
+    if name == "cmaes":
+        discrete = [knob for knob in varying if _categorical(study, knob)]
+        if discrete:
+            message = f"cmaes searches ranges only, and {listed(discrete)} has a list of values"
+            yield Finding(path, message, hint=hint, involves=(("space",),))
+        elif len(varying) == 1:
+            message = "cmaes needs at least two knobs to search"
+            yield Finding(path, message, hint=hint, involves=(("space",),))
+        if len(study.objectives) > 1:
+            message = "cmaes knows one objective only"
+            yield Finding(path, message, hint="use tpe, gp or nsga2", involves=(("objectives",),))
+
+
+def _categorical(study: Study, knob: str) -> bool:
+    parameter = study.space[knob]
+    return isinstance(parameter, Choices) or (parameter.points is not None and parameter.log)
+
+
+def _grid(study: Study) -> Iterator[Finding]:
+    endless = False
+    for name, parameter in study.space.items():
+        if not isinstance(parameter, Range) or parameter.points or parameter.step:
+            continue
+        if knob_table()[name].kind == "number" or parameter.log:
+            endless = True
+            kind = "points: 7" if parameter.log else "points: 7 or a step"
+            yield Finding(
+                ("space", name),
+                "a grid needs a list of values, and this range has none",
+                hint=f"add {kind}, or choose another sampler",
+                involves=(("sampler",),),
+                at_key=True,
+            )
+    if endless:
+        return
+    lists = {name: values(p, name) or () for name, p in study.space.items()}
+    cells = sum(1 for _ in islice(combinations(study, lists), MAX_CELLS + 1))
+    if cells > MAX_CELLS:
+        yield Finding(
+            ("space",),
+            f"the grid has more than {MAX_CELLS:,} cells",
+            hint="use fewer values, or another sampler",
+            involves=(("sampler",),),
+            at_key=True,
+        )
+
+
+def _pruner(study: Study) -> Iterator[Finding]:
+    if study.pruner is None:
+        return
+    path: KeyPath = ("pruner",)
+    if len(study.objectives) > 1:
+        hint = "remove the pruner, or all objectives but one"
+        message = "a pruner needs a single objective"
+        yield Finding(path, message, hint=hint, involves=(("objectives",),), at_key=True)
+    elif study.objectives != ("val_loss",):
+        hint = "remove the pruner, or set objectives: [val_loss]"
+        message = "a pruner judges the validation loss, which is not the objective here"
+        yield Finding(path, message, hint=hint, involves=(("objectives",),), at_key=True)
+    if study.pruner.name == "wilcoxon":
+        if study.replicates < 2:
+            message = "wilcoxon compares replicates, and there is but one"
+            hint = "set replicates to 2 or more, or choose another pruner"
+            yield Finding(path, message, hint=hint, involves=(("replicates",),), at_key=True)
+        return
+    evaluation = study.evaluation
+    most = max(_steps(study))
+    reached = [*evaluation.at, *([evaluation.every] if evaluation.every else [])]
+    if not any(step < most for step in reached):
+        message = "the pruner has nothing to judge: no evaluation before the end of a run"
+        hint = f"set evaluation.every, such as every: {max(1, most // 5)}"
+        involves = (*rests("steps"), ("evaluation",))
+        yield Finding(path, message, hint=hint, involves=involves, at_key=True)
+
+
+def _objectives(study: Study) -> Iterator[Finding]:
+    for index, name in enumerate(study.objectives):
+        if name in study.objectives[:index]:
+            message = "this objective is given twice"
+            yield Finding(("objectives", index), message, hint="remove one of the two")
+
+
+_CHECKS: tuple[Callable[[Study], Iterator[Finding]], ...] = (
+    _methods,
+    _heads,
+    _warmup,
+    _evaluation,
+    _unused,
+    _sampler,
+    _pruner,
+    _objectives,
+)

@@ -1,0 +1,216 @@
+"""From a YAML file to a study or a sweep, and back: the only way in for what users write.
+
+Every problem of a file is reported at once. What a study resolves to is written by `dump_study` and
+reads back to an equal study.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from wesar_sweep.config import yaml12
+from wesar_sweep.config.base import Frozen
+from wesar_sweep.config.check_study import study_findings
+from wesar_sweep.config.findings import Finding, Source
+from wesar_sweep.config.knobs import knob_table
+from wesar_sweep.config.overrides import apply_overrides
+from wesar_sweep.config.schema import FileKind
+from wesar_sweep.config.space import Choices, Parameter
+from wesar_sweep.config.study import Study
+from wesar_sweep.config.sweep import Sweep
+from wesar_sweep.config.translate import findings_of
+from wesar_sweep.config.words import NAME_PATTERN
+from wesar_sweep.config.yaml12 import Document, KeyPath
+from wesar_sweep.errors import ConfigError, Problem
+
+_Model = TypeVar("_Model", bound=Frozen)
+
+_REQUIRED: dict[FileKind, dict[str, Any]] = {"study": {"name": "study", "space": {}}, "sweep": {}}
+"""What stands in for a required key that was wrong, so that the rest can be checked."""
+
+_HEADER = "# A resolved study: every default is spelled out. Running it repeats the study.\n"
+
+
+def load_study(path: Path | str, *, overrides: Sequence[str] = ()) -> Study:
+    """The study in a YAML file.
+
+    Args:
+        path: The file; its name without suffix is the study's name where the file gives none.
+        overrides: ``path=value`` each, as after ``--set``.
+
+    Raises:
+        ConfigError: With every problem found.
+    """
+    path = Path(path)
+    document = _document(path, "a study needs at least `space:`")
+    return _study(document.value, overrides, name=path.stem, document=document, file=str(path))
+
+
+def parse_study(
+    raw: Mapping[str, Any], *, overrides: Sequence[str] = (), name: str = "study"
+) -> Study:
+    """The study in a mapping of the same form as a YAML file.
+
+    Args:
+        raw: What the file would say.
+        overrides: As for `load_study`.
+        name: The study's name where `raw` gives none.
+
+    Raises:
+        ConfigError: With every problem found.
+    """
+    return _study(dict(raw), overrides, name=name, document=Document(None), file=None)
+
+
+def load_sweep(path: Path | str | None, *, overrides: Sequence[str] = ()) -> Sweep:
+    """The sweep in a YAML file; the defaults where there is no file.
+
+    Raises:
+        ConfigError: With every problem found.
+    """
+    document, file = Document({}), None
+    if path is not None:
+        path = Path(path)
+        document, file = _document(path, "leave the file away for the defaults"), str(path)
+    raw, applied, problems = apply_overrides(document.value, overrides)
+    source = Source(raw, file, document, applied)
+    sweep, findings, _ = _validate(Sweep, source, "sweep")
+    _raise(problems, findings, source)
+    return sweep
+
+
+def dump_study(study: Study) -> str:
+    """The study as YAML with every default spelled out; it reads back to an equal study."""
+    return _HEADER + yaml12.dumps(resolved(study))
+
+
+def resolved(study: Study) -> dict[str, Any]:
+    """The study as plain values, every default spelled out, in the form of a study file.
+
+    A knob that `space` always varies is left out of `model`, `training` and `method`, since setting
+    it in both is an error.
+    """
+    plain = study.model_dump()
+    plain["space"] = {knob: _plain_parameter(p) for knob, p in study.space.items()}
+    for name, parameter in study.space.items():
+        knob = knob_table()[name]
+        if not parameter.when:
+            del (plain[knob.section] if knob.section else plain)[name]
+    return plain
+
+
+def study_hash(study: Study) -> str:
+    """SHA-256, in hex, of all that decides what is trained: title and question are left out.
+
+    The first 12 digits are enough to show.
+    """
+    plain = resolved(study)
+    del plain["title"], plain["question"]
+    # The order of the knobs is the order of a grid's cells, hence part of the study.
+    plain["space"] = list(plain["space"].items())
+    text = json.dumps(plain, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _document(path: Path, hint: str) -> Document:
+    document = yaml12.read(path)
+    if document.value is None:
+        raise ConfigError(Problem("the file is empty", file=str(path), hint=hint))
+    if not isinstance(document.value, dict):
+        kind = "a list" if isinstance(document.value, list) else "a single value"
+        place = document.values[()]
+        raise ConfigError(
+            Problem(
+                f"the file is {kind}, not a mapping",
+                hint="write `key: value` lines; see `wesar-sweep schema`",
+                file=str(path),
+                line=place.line,
+                column=place.column,
+            )
+        )
+    return document
+
+
+def _study(
+    values: dict[str, Any],
+    overrides: Sequence[str],
+    *,
+    name: str,
+    document: Document,
+    file: str | None,
+) -> Study:
+    raw, applied, problems = apply_overrides(values, overrides)
+    source = Source(raw, file, document, applied)
+    extra: list[Finding] = []
+    if "name" not in raw:
+        if not re.fullmatch(NAME_PATTERN, name) or len(name) > 100:
+            message = f"the file's name {name!r} cannot name the study"
+            words = "letters, digits, '.', '_' and '-', beginning with a letter or digit"
+            extra.append(
+                Finding((), message, allowed=words, hint="rename it, or set name:", at_key=True)
+            )
+            name = "study"
+        raw = {"name": name, **raw}
+    study, findings, wrong = _validate(Study, source, "study", raw)
+    if study is not None:
+        findings += study_findings(study, wrong=wrong)
+    _raise(problems, [*extra, *findings], source)
+    assert study is not None, "only an invalid study has no model"
+    return study
+
+
+def _validate(
+    model: type[_Model], source: Source, kind: FileKind, raw: dict[str, Any] | None = None
+) -> tuple[_Model, list[Finding], list[KeyPath]]:
+    """The model, what was wrong, and the paths that were taken out to make it valid."""
+    raw = copy.deepcopy(source.raw if raw is None else raw)
+    findings: list[Finding] = []
+    removed: list[KeyPath] = []
+    for _ in range(3):
+        try:
+            return model.model_validate(raw), findings, removed
+        except ValidationError as error:
+            found = findings_of(error, source, kind)
+            findings += [f for f in found if f not in findings]
+            removed += [_take_out(raw, finding.path) for finding in found]
+            raw = {**_REQUIRED[kind], **raw}
+    raise AssertionError(f"still invalid: {raw}")
+
+
+def _take_out(raw: dict[str, Any], path: KeyPath) -> KeyPath:
+    """Remove what is wrong, with as much around it as it needs; the path that was removed."""
+    whole = 1 if path[:1] in (("data",), ("pruner",)) else 2
+    indices = [depth for depth, key in enumerate(path) if isinstance(key, int)]
+    path = path[: min([whole, *indices])]
+    node = raw
+    for key in path[:-1]:
+        inner = node.get(str(key))
+        if not isinstance(inner, dict):
+            break
+        node = inner
+    if path:
+        node.pop(str(path[-1]), None)
+    return path
+
+
+def _raise(problems: Sequence[Problem], findings: Sequence[Finding], source: Source) -> None:
+    found = [*problems, *(source.problem(finding) for finding in findings)]
+    if found:
+        last = 10**9
+        found.sort(key=lambda p: (p.line or last, p.column or last))
+        raise ConfigError(list(dict.fromkeys(found)))
+
+
+def _plain_parameter(parameter: Parameter) -> Any:
+    if isinstance(parameter, Choices) and not parameter.when:
+        return parameter.choices
+    plain = parameter.model_dump()
+    return {key: value for key, value in plain.items() if value is not None and value != {}}

@@ -1,0 +1,238 @@
+"""A study: the question, in frozen validated models. One class a section of the YAML file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from wesar_sweep.config.base import Frozen
+from wesar_sweep.config.knobs import (
+    DEFAULT_METHOD,
+    METHOD_DESCRIPTION,
+    Count,
+    NonNegative,
+    Positive,
+)
+from wesar_sweep.config.knobs import Model as Model
+from wesar_sweep.config.knobs import Schedule as Schedule
+from wesar_sweep.config.knobs import Training as Training
+from wesar_sweep.config.methods import BUILT_IN_METHODS, Method
+from wesar_sweep.config.space import Parameter, ParameterField, Scalar, canonical_parameter
+from wesar_sweep.config.words import NAME_PATTERN
+
+HELD_OUT = "Share of the bytes kept for validation, by whole documents."
+MAX_BYTES = "Read no more than this; null means all."
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Texts = Annotated[tuple[str, ...], Field(strict=False)]
+
+Objective = Literal["val_loss", "divergence_rate", "spikes"]
+SamplerName = Literal["grid", "random", "tpe", "qmc", "cmaes", "gp", "nsga2"]
+PrunerName = Literal["median", "percentile", "sha", "hyperband", "threshold", "wilcoxon"]
+
+
+class StdlibData(Frozen):
+    """Python sources of the running interpreter's standard library: real text on every machine."""
+
+    source: Literal["stdlib"] = "stdlib"
+    held_out: Fraction = Field(default=0.1, description=HELD_OUT)
+    max_bytes: Annotated[int, Field(ge=10_000)] | None = Field(
+        default=8_000_000, description=MAX_BYTES
+    )
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens: bytes."""
+        return 256
+
+
+class TextData(Frozen):
+    """Text files of the user's: plain, gz, bz2, xz or zst; files, folders or globs."""
+
+    source: Literal["text"]
+    paths: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = Field(
+        description="Files, folders or globs, relative to the working directory."
+    )
+    documents: Literal["file", "paragraph", "line"] = Field(
+        default="file",
+        description="What a document is; the held-out split shares none with training.",
+    )
+    validation: Texts | None = Field(
+        default=None, description="Files for validation alone; then held_out does not apply."
+    )
+    held_out: Fraction = Field(default=0.1, description=HELD_OUT)
+    max_bytes: Annotated[int, Field(ge=10_000)] | None = Field(default=None, description=MAX_BYTES)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens: bytes."""
+        return 256
+
+
+class SyntheticData(Frozen):
+    """A Markov chain over bytes with a known entropy rate: no model can go below it."""
+
+    source: Literal["synthetic"]
+    symbols: Annotated[int, Field(ge=2, le=256)] = Field(
+        default=16, description="States of the chain."
+    )
+    concentration: Positive = Field(
+        default=0.3, description="Dirichlet parameter of the rows; small is predictable."
+    )
+    length: Annotated[int, Field(ge=10_000)] = Field(default=1_000_000, description="Tokens drawn.")
+    seed: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Seed of the chain and its text."
+    )
+    held_out: Fraction = Field(default=0.1, description=HELD_OUT)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens: the chain's symbols."""
+        return self.symbols
+
+
+Data = Annotated[StdlibData | TextData | SyntheticData, Field(discriminator="source")]
+
+
+class Evaluation(Frozen):
+    """When and on how much held-out text a run is judged; always at step 0 and at the end too."""
+
+    sequences: Count = Field(
+        default=64, description="Held-out sequences of `model.context` tokens."
+    )
+    every: Count | None = Field(
+        default=None, description="Evaluate each so many steps; null means off."
+    )
+    at: Annotated[tuple[Count, ...], Field(strict=False)] = Field(
+        default=(), description="Evaluate after these steps too."
+    )
+
+
+class Divergence(Frozen):
+    """Rule ``v1`` of divergence; see `wesar_sweep.stability`."""
+
+    rule: Literal["v1"] = Field(default="v1", description="Version of the rule.")
+    window: Count = Field(
+        default=20, description="Steps of the trailing mean that smooths the loss."
+    )
+    patience: Count = Field(
+        default=50, description="Steps the smoothed loss may stay above the initial loss."
+    )
+    margin: NonNegative = Field(
+        default=0.05,
+        description="Nats above the initial loss from which on the smoothed loss counts as above.",
+    )
+    delta: Positive = Field(
+        default=0.5, description="Nats that the end may lie above the run's own best."
+    )
+
+
+class Spikes(Frozen):
+    """The rule of a loss spike; see `wesar_sweep.stability`."""
+
+    rule: Literal["v1"] = Field(default="v1", description="Version of the rule.")
+    window: Annotated[int, Field(ge=8)] = Field(
+        default=64, description="Steps of the trailing median."
+    )
+    z: Positive = Field(
+        default=6.0, description="Robust standard deviations (1.4826·MAD) above the median."
+    )
+    min_jump: Positive = Field(default=0.3, description="Nats above the median, at the least.")
+
+
+class Probes(Frozen):
+    """How often norms, gates, update ratios and logits are recorded."""
+
+    every: Count | None = Field(default=20, description="Steps between probes; null means off.")
+
+
+class Sampler(Frozen):
+    """Which cells are trained: the whole grid, or what an Optuna sampler asks for."""
+
+    name: SamplerName = Field(
+        default="grid", description="grid trains every cell; the others choose."
+    )
+    cells: Count | None = Field(default=None, description="Cells to train; the grid needs none.")
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of the choice of cells.")
+    options: dict[str, Scalar] = Field(
+        default_factory=dict, description="Options of Optuna's class."
+    )
+
+
+class Pruner(Frozen):
+    """Which cells are ended early, judged at each intermediate evaluation."""
+
+    name: PrunerName = Field(description="Optuna's pruner by its short name.")
+    options: dict[str, Scalar] = Field(
+        default_factory=dict, description="Options of Optuna's class."
+    )
+
+
+class Study(Frozen):
+    """A search-space file, validated: everything that decides what is trained and how it is judged.
+
+    Equal studies give equal outcomes: nothing outside this model (machine, slots, workers, order)
+    changes a run.
+    """
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=100)] = Field(
+        description="Names the results folder; default: the file's name."
+    )
+    title: str = Field(default="", description="Heading of the report.")
+    question: str = Field(
+        default="", description="What the study is to answer, in a sentence or two."
+    )
+    space: dict[str, ParameterField] = Field(description="Knob -> value, choices or range.")
+    replicates: Count = Field(default=3, description="Runs of a cell, one a seed.")
+    first_seed: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Seed of the first replicate."
+    )
+    sampler: Sampler = Field(default=Sampler(), description="Which cells are trained.")
+    pruner: Pruner | None = Field(
+        default=None, description="Which cells are ended early; null means none."
+    )
+    objectives: Annotated[tuple[Objective, ...], Field(strict=False, min_length=1)] = Field(
+        default=("val_loss",), description="What is minimised; several only without a pruner."
+    )
+    method: str = Field(default=DEFAULT_METHOD, description=METHOD_DESCRIPTION)
+    methods: dict[str, Method] = Field(
+        default_factory=dict, description="Methods of your own, by parts."
+    )
+    model: Model = Field(
+        default=Model(), description="The decoder's shape where `space` does not vary it."
+    )
+    training: Training = Field(
+        default=Training(), description="The recipe where `space` does not vary it."
+    )
+    data: Data = Field(default=StdlibData(), description="The text that is trained and judged on.")
+    evaluation: Evaluation = Field(
+        default=Evaluation(), description="When and on how much a run is judged."
+    )
+    divergence: Divergence = Field(
+        default=Divergence(), description="When a run counts as diverged."
+    )
+    spikes: Spikes = Field(default=Spikes(), description="What counts as a loss spike.")
+    probes: Probes = Field(default=Probes(), description="How often norms and gates are recorded.")
+    retries: Annotated[int, Field(ge=0, le=100)] = Field(
+        default=2, description="How often a run that failed (the machine's fault) is tried again."
+    )
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The replicates' seeds, in the order in which they are started."""
+        return tuple(range(self.first_seed, self.first_seed + self.replicates))
+
+    @field_validator("space", mode="after")
+    @classmethod
+    def _canonical_space(cls, space: dict[str, Parameter]) -> dict[str, Parameter]:
+        return {knob: canonical_parameter(knob, parameter) for knob, parameter in space.items()}
+
+    @property
+    def method_names(self) -> tuple[str, ...]:
+        """Every method that the study may name, built in ones first."""
+        return (*BUILT_IN_METHODS, *(name for name in self.methods if name not in BUILT_IN_METHODS))
+
+    def method_parts(self, name: str) -> Method:
+        """The parts of a method by its name, built in or the study's own."""
+        return self.methods[name] if name in self.methods else BUILT_IN_METHODS[name]
