@@ -1,0 +1,55 @@
+"""Beats: written whole, read tolerantly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wesar_sweep.store.beat import Beat, SlotBeat, read_beats, write_beat
+from wesar_sweep.store.layout import StudyDirectory
+
+BEAT = Beat(
+    worker="w0",
+    pid=12,
+    host="here",
+    device="cpu",
+    state="training",
+    slots=(SlotBeat(3, 0, 20, 300), SlotBeat(3, 1, 0, 300)),
+    slot_count=2,
+    tokens=4096,
+    tokens_per_second=1e4,
+    versions={"torch": "2.13.0"},
+    corpus_hash="abc",
+)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> StudyDirectory:
+    made = StudyDirectory(tmp_path)
+    made.create()
+    return made
+
+
+def test_the_newest_beat_of_each_worker(directory: StudyDirectory) -> None:
+    write_beat(directory, beat=Beat(worker="w0", pid=11, host="here"))
+    write_beat(directory, beat=BEAT)
+    write_beat(directory, beat=Beat(worker="w1", pid=13, host="here"))
+    beats = read_beats(directory)
+    assert beats[0] == BEAT
+    assert beats[0].slots[0].step == 20
+    assert [beat.worker for beat in beats] == ["w0", "w1"]
+
+
+def test_what_cannot_be_read_is_left_out(directory: StudyDirectory) -> None:
+    write_beat(directory, beat=BEAT)
+    for name, text in {"w1": '{"worker": "w1", "pi', "w2": "[1]", "w3": '{"worker": "w3"}'}.items():
+        directory.beat_file(name).write_text(text)
+    assert read_beats(directory) == [BEAT]
+
+
+def test_a_newer_versions_field_is_ignored(directory: StudyDirectory) -> None:
+    write_beat(directory, beat=BEAT)
+    path = directory.beat_file("w0")
+    path.write_text(path.read_text().replace('"pid"', '"watts": 300, "pid"'))
+    assert read_beats(directory) == [BEAT]

@@ -1,0 +1,115 @@
+"""Provenance: what it knows, what it does not import, and that workers do not undo each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from wesar_sweep.errors import StoreError
+from wesar_sweep.store.layout import StudyDirectory
+from wesar_sweep.store.provenance import (
+    collect_provenance,
+    merge_provenance,
+    read_provenance,
+    write_provenance,
+)
+
+
+def git(*arguments: str, folder: Path) -> str:
+    identity = {
+        f"GIT_{who}_{what}": "x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+    }
+    return subprocess.run(
+        ["git", "-C", str(folder), *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **identity},
+    ).stdout.strip()
+
+
+def test_the_working_directorys_commit_and_dirty_flag(tmp_path: Path) -> None:
+    git("init", "-q", folder=tmp_path)
+    (tmp_path / "study.yaml").write_text("a")
+    git("add", ".", folder=tmp_path)
+    git("commit", "-q", "-m", "x", folder=tmp_path)
+    clean = collect_provenance(study_hash="h", working_directory=tmp_path)["working_directory"]
+    assert clean["commit"] == git("rev-parse", "HEAD", folder=tmp_path)
+    assert clean["dirty"] is False
+    (tmp_path / "study.yaml").write_text("b")
+    assert collect_provenance(study_hash="h", working_directory=tmp_path)["working_directory"][
+        "dirty"
+    ]
+
+
+def test_without_a_repository_the_commit_is_none(tmp_path: Path) -> None:
+    facts = collect_provenance(study_hash="h", command=["x"], working_directory=tmp_path)
+    assert facts["working_directory"] == {"path": str(tmp_path), "commit": None, "dirty": None}
+    assert facts["libraries"]["numpy"] == metadata.version("numpy")
+    assert (facts["study_hash"], facts["command"]) == ("h", ["x"])
+    assert facts["cores"] >= 1
+    json.dumps(facts, allow_nan=False)
+
+
+def test_versions_are_read_without_importing() -> None:
+    code = (
+        "import sys\nfrom wesar_sweep.store.provenance import collect_provenance\n"
+        "facts = collect_provenance(study_hash='h')\nassert 'optuna' in facts['libraries']\n"
+        "heavy = {'torch', 'optuna', 'polars', 'altair', 'submitit', 'scipy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_merging_goes_into_mappings_and_keeps_the_rest(tmp_path: Path) -> None:
+    directory = StudyDirectory(tmp_path)
+    assert read_provenance(directory) == {}
+    write_provenance(directory, facts={"study_hash": "h", "libraries": {"numpy": "2"}})
+    merge_provenance(directory, facts={"libraries": {"torch": "2.13.0"}, "device": "cpu"})
+    assert read_provenance(directory) == {
+        "study_hash": "h",
+        "libraries": {"numpy": "2", "torch": "2.13.0"},
+        "device": "cpu",
+    }
+
+
+MERGES = """
+import sys
+from pathlib import Path
+from wesar_sweep.store.layout import StudyDirectory
+from wesar_sweep.store.provenance import merge_provenance
+sys.stdin.readline()
+for turn in range(30):
+    merge_provenance(
+        StudyDirectory(Path(sys.argv[1])), facts={"workers": {f"{sys.argv[2]}.{turn}": True}}
+    )
+"""
+
+
+def test_workers_that_merge_at_once_lose_nothing(tmp_path: Path) -> None:
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", MERGES, str(tmp_path), str(worker)], stdin=subprocess.PIPE
+        )
+        for worker in range(3)
+    ]
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.close()
+    assert [worker.wait(timeout=30) for worker in workers] == [0, 0, 0]
+    assert len(read_provenance(StudyDirectory(tmp_path))["workers"]) == 90
+
+
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_damaged_file_is_an_error(tmp_path: Path, text: str) -> None:
+    directory = StudyDirectory(tmp_path)
+    directory.provenance_file.write_text(text)
+    with pytest.raises(StoreError, match=r"provenance\.json: it is not"):
+        read_provenance(directory)

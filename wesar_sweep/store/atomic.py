@@ -1,0 +1,71 @@
+"""Writing files so that a reader sees the old one or the new one, never a half of either."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from wesar_sweep.errors import StoreError
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free some space, then resume the study",
+    errno.EDQUOT: "your disk quota is used up; free some space, then resume the study",
+    errno.EROFS: "the file system is read-only; choose another results directory",
+    errno.EACCES: "you may not write there; choose another results directory",
+    errno.EPERM: "you may not write there; choose another results directory",
+    errno.EIO: "the disk reports an input/output error; check it before you resume",
+}
+
+
+def store_error(error: OSError, *, path: Path, action: str = "write") -> StoreError:
+    """The error for people: what could not be done to which file, why, and what to do.
+
+    Args:
+        error: What the operating system said.
+        path: The file that was meant.
+        action: A verb, such as "write" or "read".
+    """
+    said = error.strerror or str(error)
+    advice = _ADVICE.get(error.errno or 0)
+    return StoreError(f"cannot {action} {path}: {said}" + (f"; {advice}" if advice else ""))
+
+
+def write_atomically(path: Path, fill: bytes | Callable[[BinaryIO], None]) -> None:
+    """Put bytes under a temporary name beside `path`, flush them to the disk, then rename.
+
+    Args:
+        path: The file to make or replace; its folder is made where it is missing.
+        fill: The bytes, or a function that writes them to an open file.
+
+    Raises:
+        StoreError: The disk is full or refuses; `path` is as it was before.
+    """
+    # The process number keeps two writers of one name from sharing a temporary file.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            if callable(fill):
+                fill(file)
+            else:
+                file.write(fill)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise store_error(error, path=path) from error
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a mapping as indented JSON, atomically. NaN and infinity are refused: JSON has none.
+
+    Raises:
+        StoreError: As `write_atomically`.
+    """
+    text = json.dumps(dict(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, (text + "\n").encode())

@@ -1,0 +1,88 @@
+"""Every name on disk, in one class. Nothing else in the project spells a path inside results/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class StudyDirectory:
+    """`results/<study>/` and all that lies in it."""
+
+    root: Path
+
+    @property
+    def study_file(self) -> Path:
+        """The resolved study; running it again reproduces the study."""
+        return self.root / "study.yaml"
+
+    @property
+    def provenance_file(self) -> Path:
+        """Commit, versions, device, corpus hash, command."""
+        return self.root / "provenance.json"
+
+    @property
+    def database_file(self) -> Path:
+        """Optuna's SQLite storage; the Optuna dashboard opens it."""
+        return self.root / "study.db"
+
+    @property
+    def ask_lock_file(self) -> Path:
+        """Held while a cell is taken: under SQLite two workers could take the same one."""
+        return self.root / "ask.lock"
+
+    @property
+    def driver_lock_file(self) -> Path:
+        """Held by the process that runs the study, for as long as it lives."""
+        return self.root / "driver.lock"
+
+    @property
+    def stop_file(self) -> Path:
+        """Its existence asks every worker to stop at the next interval."""
+        return self.root / "stop"
+
+    @property
+    def outcomes_folder(self) -> Path:
+        """One append-only JSONL a worker."""
+        return self.root / "outcomes"
+
+    @property
+    def curves_folder(self) -> Path:
+        """One .npz a run."""
+        return self.root / "curves"
+
+    @property
+    def workers_folder(self) -> Path:
+        """What each worker says of itself: lock, beat, log."""
+        return self.root / "workers"
+
+    @property
+    def report_file(self) -> Path:
+        """The one-file report."""
+        return self.root / "report.html"
+
+    def outcomes_file(self, worker: str) -> Path:
+        """The outcomes that one worker wrote."""
+        return self.outcomes_folder / f"{worker}.jsonl"
+
+    def curve_file(self, trial: int, seed: int) -> Path:
+        """The curves of one run."""
+        return self.curves_folder / f"t{trial:05d}-s{seed:03d}.npz"
+
+    def worker_lock_file(self, worker: str) -> Path:
+        """Held by a worker for as long as it lives."""
+        return self.workers_folder / f"{worker}.lock"
+
+    def beat_file(self, worker: str) -> Path:
+        """The worker's newest sign of life (`store.beat.Beat`)."""
+        return self.workers_folder / f"{worker}.json"
+
+    def log_file(self, worker: str) -> Path:
+        """What a worker said on its standard error."""
+        return self.workers_folder / f"{worker}.log"
+
+    def create(self) -> None:
+        """Make the folders; existing ones are kept."""
+        for folder in (self.root, self.outcomes_folder, self.curves_folder, self.workers_folder):
+            folder.mkdir(parents=True, exist_ok=True)

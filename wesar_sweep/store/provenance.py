@@ -1,0 +1,185 @@
+"""Where a result comes from: code, versions, machine, command. Found without heavy imports.
+
+The driver collects what it can see; a worker merges what only it knows (device, torch, corpus
+hash).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from wesar_sweep.errors import StoreError
+from wesar_sweep.store.atomic import store_error, write_json
+from wesar_sweep.store.layout import StudyDirectory
+from wesar_sweep.store.locks import hold
+
+PROJECT = "wesar-sweep"
+LIBRARIES = (
+    "torch",
+    "triton",
+    "numpy",
+    "scipy",
+    "optuna",
+    "sqlalchemy",
+    "polars",
+    "altair",
+    "pydantic",
+    "submitit",
+)
+_GIT_TIMEOUT_S = 10
+
+
+def collect_provenance(
+    *,
+    study_hash: str,
+    command: Sequence[str] | None = None,
+    working_directory: Path | None = None,
+) -> dict[str, Any]:
+    """All that the starting process can say, as plain values for JSON.
+
+    Args:
+        study_hash: Hash of the resolved study file.
+        command: The command line; default this process's.
+        working_directory: Default the current one.
+
+    Returns:
+        ``project`` (version, commit, dirty), ``working_directory`` (path, commit, dirty),
+        ``python``, ``platform``, ``host``, ``cpu``, ``cores``, ``libraries``, ``command``,
+        ``study_hash``, ``started_at``. A commit is None where there is no git or no repository.
+    """
+    where = working_directory or Path.cwd()
+    return {
+        "project": {"version": _version(PROJECT), **_project_commit()},
+        "working_directory": {"path": str(where), **_commit(where)},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "libraries": {
+            name: version for name in LIBRARIES if (version := _version(name)) is not None
+        },
+        "command": list(command) if command is not None else list(sys.orig_argv),
+        "study_hash": study_hash,
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def write_provenance(directory: StudyDirectory, *, facts: Mapping[str, Any]) -> None:
+    """Replace the whole provenance, atomically.
+
+    Raises:
+        StoreError: The disk is full or refuses.
+    """
+    write_json(directory.provenance_file, facts)
+
+
+def read_provenance(directory: StudyDirectory) -> dict[str, Any]:
+    """What is known; empty where nothing was written yet.
+
+    Raises:
+        StoreError: The file is there and is not a JSON object.
+    """
+    path = directory.provenance_file
+    try:
+        facts = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise store_error(error, path=path, action="read") from error
+    except ValueError as error:
+        raise StoreError(f"cannot read {path}: it is not JSON ({error})") from error
+    if not isinstance(facts, dict):
+        raise StoreError(f"cannot read {path}: it is not a JSON object")
+    return facts
+
+
+def merge_provenance(directory: StudyDirectory, *, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Add facts to what is there, mapping into mapping, and return the whole.
+
+    Several workers may do so at the same time: a lock keeps one from undoing another.
+
+    Raises:
+        StoreError: The file cannot be read or written.
+    """
+    path = directory.provenance_file
+    with hold(path.with_name(f".{path.name}.lock"), purpose="add to the provenance"):
+        merged = _merge(read_provenance(directory), facts)
+        write_provenance(directory, facts=merged)
+    return merged
+
+
+def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(old)
+    for key, value in new.items():
+        known = merged.get(key)
+        both = isinstance(known, Mapping) and isinstance(value, Mapping)
+        merged[key] = _merge(known, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def cpu_model() -> str:
+    """The processor's name, as the kernel tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.lower().startswith(("model name", "hardware")):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str, folder: Path) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_GIT_TIMEOUT_S,
+            # A status that writes the index would race with the user's own git.
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _commit(folder: Path) -> dict[str, Any]:
+    commit = _git("rev-parse", "HEAD", folder=folder)
+    changes = (
+        _git("status", "--porcelain", "--untracked-files=no", folder=folder) if commit else None
+    )
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _project_commit() -> dict[str, Any]:
+    source = Path(__file__).resolve().parent
+    # An environment often lies inside somebody's repository: only a tracked source has that commit.
+    if _git("ls-files", "--error-unmatch", Path(__file__).name, folder=source) is not None:
+        return _commit(source)
+    try:
+        text = metadata.distribution(PROJECT).read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        text = None
+    commit = json.loads(text).get("vcs_info", {}).get("commit_id") if text else None
+    return {"commit": commit, "dirty": False if commit else None}
