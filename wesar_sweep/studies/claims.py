@@ -1,0 +1,181 @@
+"""Who trains which trial: taking cells from Optuna so that none is taken twice and none is lost.
+
+A trial is claimed under the study's lock and carries its worker's name (user attribute `WORKER`)
+for as long as it runs. When that worker is dead, or gave the trial back, another claims it *under
+the same number*: the outcomes of its finished replicates stay valid. Optuna's own way, a new trial
+with the same parameters, would train them twice.
+
+Whether a worker lives is one question in one function (`_lives`); on one host the lock on its file
+answers it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from wesar_sweep.config.run import Architecture, make_run
+from wesar_sweep.config.space import Scalar
+from wesar_sweep.config.study import Study
+from wesar_sweep.store.layout import StudyDirectory
+from wesar_sweep.store.locks import is_held
+from wesar_sweep.studies.samplers import build_sampler
+from wesar_sweep.studies.space import suggest, varies_architecture
+from wesar_sweep.studies.storage import exclusive
+
+WORKER = "worker"
+"""User attribute of a trial: the worker that trains it or trained it; None when given back."""
+
+_ORPHAN_INTERVAL_S = 30.0
+"""How often a worker looks for orphans while the queue still has waiting trials."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A trial that is ours, with the cell's parameters."""
+
+    trial: Trial
+    params: dict[str, Scalar]
+    adopted: bool = False
+    """Whether a former worker had it."""
+    told: frozenset[int] = frozenset()
+    """Steps whose intermediate value Optuna has from that worker."""
+
+
+class Claims:
+    """Takes trials for one worker."""
+
+    def __init__(
+        self, opened: optuna.Study, *, study: Study, directory: StudyDirectory, worker: str
+    ) -> None:
+        """Nothing is taken yet."""
+        self._opened = opened
+        self._study = study
+        self._directory = directory
+        self._worker = worker
+        self._one_shape = not varies_architecture(study)
+        # A grid's queue never grows: it is listed once, and each entry tried when its turn comes.
+        self._waiting: deque[FrozenTrial] = deque()
+        self._architectures: dict[int, Architecture] = {}
+        self._look_for_orphans_at = 0.0
+
+    def next(self, *, architecture: Architecture | None, mine: set[int]) -> Claim | None:
+        """One more trial: an orphan, else a waiting one, else a new one where the study wants more.
+
+        Args:
+            architecture: Shape to prefer. Orphans and waiting trials of other shapes are passed
+            over;
+                a new one may have any, because only asking tells.
+            mine: Numbers of the trials this worker has in hand.
+
+        Returns:
+            None when there is nothing to take now.
+
+        Raises:
+            StoreError: The database failed.
+        """
+        with exclusive(self._directory):
+            now = time.monotonic()
+            claim = None
+            if now >= self._look_for_orphans_at:
+                claim = self._adopt(architecture, mine=mine)
+                if claim is None:
+                    self._look_for_orphans_at = now + _ORPHAN_INTERVAL_S
+            claim = claim or self._pop(architecture) or self._adopt(architecture, mine=mine)
+            if claim is None and self._wants_more():
+                claim = self._sign(self._opened.ask())
+            return claim
+
+    def give_back(self, trial: Trial) -> None:
+        """Let another worker, or this one, claim the trial again under the same number."""
+        with exclusive(self._directory):
+            trial.set_user_attr(WORKER, None)
+
+    def orphans(self, *, mine: set[int]) -> list[FrozenTrial]:
+        """Running trials whose worker is dead or has given them back. Only under the lock."""
+        lives: dict[str, bool] = {}
+        found = []
+        for trial in self._trials(TrialState.RUNNING):
+            owner = trial.user_attrs.get(WORKER)
+            if trial.number in mine:
+                continue
+            # Without an owner it was taken by a worker that died before it could sign.
+            if owner is not None:
+                if owner not in lives:
+                    lives[owner] = self._lives(owner)
+                if lives[owner]:
+                    continue
+            found.append(trial)
+        return found
+
+    def adopt(self, orphan: FrozenTrial) -> Claim:
+        """Sign an orphan. Only under the lock."""
+        claim = self._sign(Trial(self._opened, orphan._trial_id))
+        return replace(claim, adopted=True, told=frozenset(orphan.intermediate_values))
+
+    def _lives(self, owner: str) -> bool:
+        # This worker holds its name's lock: a trial of that name not in hand is a former life's.
+        return owner != self._worker and is_held(self._directory.worker_lock_file(owner))
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self._opened.get_trials(deepcopy=False, states=states)
+
+    def _sign(self, trial: Trial) -> Claim:
+        # The owner first: a trial without one may be taken by anybody who holds the lock.
+        trial.set_user_attr(WORKER, self._worker)
+        self._opened.sampler = build_sampler(self._study, number=trial.number)
+        return Claim(trial, suggest(self._study, trial))
+
+    def _fits(self, trial: FrozenTrial, architecture: Architecture | None) -> bool:
+        if architecture is None or self._one_shape:
+            return True
+        known = self._architectures.get(trial.number)
+        if known is None:
+            params: dict[str, Any] = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            known = make_run(self._study, trial.number, self._study.first_seed, params).architecture
+            self._architectures[trial.number] = known
+        return known == architecture
+
+    def _adopt(self, architecture: Architecture | None, *, mine: set[int]) -> Claim | None:
+        for orphan in self.orphans(mine=mine):
+            if self._fits(orphan, architecture):
+                return self.adopt(orphan)
+        return None
+
+    def _pop(self, architecture: Architecture | None) -> Claim | None:
+        if not self._waiting:
+            self._waiting.extend(self._trials(TrialState.WAITING))
+        passed: list[FrozenTrial] = []
+        claim = None
+        while self._waiting and claim is None:
+            candidate = self._waiting.popleft()
+            if not self._fits(candidate, architecture):
+                passed.append(candidate)
+            elif self._start(candidate):
+                claim = self._sign(Trial(self._opened, candidate._trial_id))
+        self._waiting.extendleft(reversed(passed))
+        return claim
+
+    def _start(self, waiting: FrozenTrial) -> bool:
+        """Make a waiting trial a running one; False where another worker was first."""
+        try:
+            return self._opened._storage.set_trial_state_values(
+                waiting._trial_id, state=TrialState.RUNNING
+            )
+        except UpdateFinishedTrialError:
+            return False
+
+    def _wants_more(self) -> bool:
+        cells = self._study.sampler.cells
+        if self._study.sampler.name == "grid" or cells is None:
+            return False
+        trials = self._opened.get_trials(deepcopy=False)
+        failed = sum(trial.state == TrialState.FAIL for trial in trials)
+        # A cell that failed for good is replaced, but not without end: the machine may be broken.
+        return len(trials) - failed < cells and len(trials) < 2 * cells

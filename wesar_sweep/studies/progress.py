@@ -1,0 +1,190 @@
+"""How far a study is: counts of cells and runs, for displays and for deciding whether it is done.
+
+Counted from the outcomes on disk, which are the truth; Optuna is asked only which cells were
+pruned, because a pruned cell may have no pruned run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import optuna
+from optuna.trial import TrialState
+
+from wesar_sweep.config.space import grid_cells
+from wesar_sweep.config.study import Study
+from wesar_sweep.store.beat import read_beats
+from wesar_sweep.store.layout import StudyDirectory
+from wesar_sweep.store.locks import is_held
+from wesar_sweep.store.outcomes import OutcomeReader
+from wesar_sweep.store.rows import Outcome
+from wesar_sweep.studies.queue import PRUNED_AT
+from wesar_sweep.studies.storage import close_study, database_errors, load_study
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Counts of one moment."""
+
+    cells: int
+    """Cells the study will have when it is done, failed ones and their replacements included."""
+    cells_done: int
+    """Cells with nothing left to train."""
+    cells_pruned: int
+    """Of those done: ended early by the pruner."""
+    cells_failed: int
+    """Of those done: every replicate failed for good."""
+    runs: int
+    """Runs the study will have when it is done."""
+    completed: int
+    diverged: int
+    pruned: int
+    """Runs ended early by the pruner, and runs of pruned cells that were never started."""
+    failed: int
+    """Runs that failed for good."""
+    retrying: int
+    """Runs that failed and have tries left, whether waiting or running again."""
+    running: int
+    """Runs in the slots of living workers, by their beats."""
+    waiting: int
+    tokens: int
+    """Tokens trained on by the runs that ended."""
+    workers: int
+    """Workers alive."""
+
+    @property
+    def runs_done(self) -> int:
+        """Runs with nothing left to train."""
+        return self.completed + self.diverged + self.pruned + self.failed
+
+    @property
+    def complete(self) -> bool:
+        """Whether the study is done."""
+        return self.cells_done >= self.cells
+
+
+class Progress:
+    """Reads a study's state again and again; each outcome is parsed once."""
+
+    def __init__(self, directory: StudyDirectory, study: Study) -> None:
+        """Nothing is read yet."""
+        self._directory = directory
+        self._study = study
+        self._reader = OutcomeReader(directory)
+        self._grid = len(grid_cells(study)) if study.sampler.name == "grid" else None
+        self._opened: optuna.Study | None = None
+
+    def read(self) -> Summary:
+        """The counts now.
+
+        Raises:
+            StoreError: The outcomes cannot be read.
+        """
+        self._reader.refresh()
+        rows = self._reader.rows
+        attempts = 1 + self._study.retries
+        final: dict[int, dict[int, Outcome]] = {}
+        retrying = 0
+        for (trial, seed), row in rows.items():
+            if row.status == "failed" and row.attempt < attempts:
+                retrying += 1
+            else:
+                final.setdefault(trial, {})[seed] = row
+        pruned = self._pruned_trials() | {
+            trial
+            for trial, seeds in final.items()
+            if any(row.status == "pruned" for row in seeds.values())
+        }
+        keys, workers = self._in_training()
+        running = {key for key in keys if key[1] not in final.get(key[0], {})}
+        busy = {trial for trial, _ in running}
+        done = {trial for trial, seeds in final.items() if len(seeds) == self._study.replicates}
+        done |= pruned - busy
+        failed_cells = sum(
+            all(row.status == "failed" for row in final.get(trial, {}).values())
+            and trial not in pruned
+            for trial in done
+        )
+        cells = self._expected_cells(failed_cells)
+        runs = cells * self._study.replicates
+        counts = _count(final)
+        # The replicates that a pruned cell spared count as pruned: they will never be trained.
+        spared = sum(
+            self._study.replicates - len(final.get(trial, {}))
+            for trial in pruned
+            if trial not in busy
+        )
+        ended = sum(counts.values()) + spared
+        return Summary(
+            cells=cells,
+            cells_done=len(done),
+            cells_pruned=len(pruned & done),
+            cells_failed=failed_cells,
+            runs=runs,
+            completed=counts["completed"],
+            diverged=counts["diverged"],
+            pruned=counts["pruned"] + spared,
+            failed=counts["failed"],
+            retrying=retrying,
+            running=len(running),
+            waiting=max(0, runs - ended - len(running)),
+            tokens=sum(row.tokens for seeds in final.values() for row in seeds.values()),
+            workers=workers,
+        )
+
+    def close(self) -> None:
+        """Close the connection to the database, if one was needed."""
+        if self._opened is not None:
+            close_study(self._opened)
+            self._opened = None
+
+    def _expected_cells(self, failed: int) -> int:
+        if self._grid is not None:
+            return self._grid
+        cells = self._study.sampler.cells
+        assert cells is not None, "config.load refuses a sampler without cells"
+        return min(cells + failed, 2 * cells)
+
+    def _in_training(self) -> tuple[set[tuple[int, int]], int]:
+        """(trial, seed) in the slots of living workers, and how many workers live."""
+        alive = [
+            beat
+            for beat in read_beats(self._directory)
+            if is_held(self._directory.worker_lock_file(beat.worker))
+        ]
+        return {(slot.trial, slot.seed) for beat in alive for slot in beat.slots}, len(alive)
+
+    def _pruned_trials(self) -> set[int]:
+        if self._study.pruner is None or not self._directory.database_file.exists():
+            return set()
+        if self._opened is None:
+            self._opened = load_study(self._study, self._directory)
+        with database_errors(self._directory):
+            trials = self._opened.get_trials(deepcopy=False)
+        return {
+            trial.number
+            for trial in trials
+            if trial.state == TrialState.PRUNED or PRUNED_AT in trial.user_attrs
+        }
+
+
+def summary(directory: StudyDirectory, study: Study) -> Summary:
+    """How far the study is, read once.
+
+    Raises:
+        StoreError: The outcomes cannot be read.
+    """
+    progress = Progress(directory, study)
+    try:
+        return progress.read()
+    finally:
+        progress.close()
+
+
+def _count(final: Mapping[int, Mapping[int, Outcome]]) -> dict[str, int]:
+    counts = dict.fromkeys(("completed", "diverged", "pruned", "failed"), 0)
+    for seeds in final.values():
+        for row in seeds.values():
+            counts[row.status] += 1
+    return counts
