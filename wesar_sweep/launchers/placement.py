@@ -1,0 +1,107 @@
+"""Which worker gets which device: one a GPU, or one a processor core with one thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from wesar_sweep.config.sweep import Sweep
+from wesar_sweep.errors import ConfigError, LaunchError, Problem
+from wesar_sweep.launchers.devices import cpu_cores, free_memory_gb, visible_gpus
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+_CPU_WORKER_GB = 1.0
+"""Memory reckoned for a worker on the processor, torch and its libraries included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPlacement:
+    """One worker and its device."""
+
+    index: int
+    name: str
+    """``w0``, ``w1``, …"""
+    device: Literal["cpu", "cuda"]
+    gpu: str | None
+    """The GPU as CUDA_VISIBLE_DEVICES names it; None on the processor."""
+    environment: dict[str, str]
+    """Variables that keep the worker to its device and threads."""
+
+
+def plan_workers(sweep: Sweep) -> list[WorkerPlacement]:
+    """The workers of a sweep on this machine.
+
+    On GPUs one a GPU and never two on the same: processes that share one take turns and gain
+    nothing. On the processor one a core, with one thread each: faster than one worker with all the
+    threads, and the same bits on any machine.
+
+    Raises:
+        ConfigError: More workers than the devices or the launcher can hold.
+        LaunchError: GPUs are asked for and none is visible.
+    """
+    gpus = visible_gpus() if sweep.device != "cpu" else ()
+    if sweep.device == "cuda" and not gpus:
+        raise LaunchError(
+            "device: cuda, but no GPU is visible: check nvidia-smi and CUDA_VISIBLE_DEVICES, "
+            "or use device: cpu"
+        )
+    if sweep.launcher == "inline" and sweep.workers not in (None, 1):
+        raise ConfigError(
+            Problem(
+                "the inline launcher is one worker, this process",
+                path="workers",
+                value=repr(sweep.workers),
+                allowed="1",
+                hint="use launcher: local for more",
+            )
+        )
+    if gpus:
+        count = 1 if sweep.launcher == "inline" else sweep.workers or len(gpus)
+        if count > len(gpus):
+            raise ConfigError(
+                Problem(
+                    f"{count} workers for {len(gpus)} visible GPUs; each needs one of its own",
+                    path="workers",
+                    value=repr(count),
+                    allowed=f"1 to {len(gpus)}",
+                    hint="raise slots instead: one worker fills a GPU with many runs",
+                )
+            )
+        threads = max(1, cpu_cores() // count)
+        return [_on_gpu(index, gpu=gpu, threads=threads) for index, gpu in enumerate(gpus[:count])]
+    count = 1 if sweep.launcher == "inline" else sweep.workers or _default_cpu_workers()
+    return [_on_cpu(index) for index in range(count)]
+
+
+def _default_cpu_workers() -> int:
+    return max(1, min(cpu_cores(), int(free_memory_gb() / _CPU_WORKER_GB)))
+
+
+def _threads(count: int) -> dict[str, str]:
+    return dict.fromkeys(_THREAD_VARIABLES, str(count))
+
+
+def _on_gpu(index: int, *, gpu: str, threads: int) -> WorkerPlacement:
+    variables = {**_threads(threads), "CUDA_VISIBLE_DEVICES": gpu}
+    if gpu.isdigit():
+        # The driver's list is in the order of the bus; CUDA's own order is the fastest first.
+        variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    return WorkerPlacement(
+        index=index, name=f"w{index}", device="cuda", gpu=gpu, environment=variables
+    )
+
+
+def _on_cpu(index: int) -> WorkerPlacement:
+    return WorkerPlacement(
+        index=index,
+        name=f"w{index}",
+        device="cpu",
+        gpu=None,
+        environment={**_threads(1), "CUDA_VISIBLE_DEVICES": ""},
+    )
