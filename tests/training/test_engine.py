@@ -1,0 +1,214 @@
+"""The engine with a queue in memory: judging, refilling, pruning, faults, independence."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from wesar_sweep.training import engine as engine_module
+from wesar_sweep.training.corpus import load_corpus
+from wesar_sweep.training.engine import Engine
+from wesar_sweep.training.record import evaluation_steps
+
+METHODS = ("he", "wesar", "weight_norm")
+
+
+class ListQueue:
+    """Hands out runs in order and keeps what comes back; `prune` names (trial, step) to stop at."""
+
+    def __init__(self, runs, *, prune=(), retries=0):
+        self.waiting, self.prune, self.retries = list(runs), set(prune), retries
+        self.outcomes, self.curves, self.reports, self.taken = {}, {}, [], []
+
+    def take(self, count, *, architecture=None):
+        if architecture is None and self.waiting:
+            architecture = self.waiting[0].architecture
+        fit = [run for run in self.waiting if run.architecture == architecture][:count]
+        self.waiting = [run for run in self.waiting if run not in fit]
+        self.taken += fit
+        return fit
+
+    def report(self, run, *, step, val_loss):
+        assert math.isfinite(val_loss)
+        self.reports.append((run.key, step, val_loss))
+        return (run.trial, step) in self.prune
+
+    def finish(self, outcome, curve):
+        key = (outcome.trial, outcome.seed)
+        assert key not in self.outcomes or self.outcomes[key].status == "failed"
+        if outcome.status == "failed" and self.retries:
+            self.retries -= 1
+            self.waiting += [run for run in self.taken if run.key == key]
+        self.outcomes[key], self.curves[key] = outcome, curve
+
+
+@pytest.fixture
+def train(study_of):
+    """Train runs with K slots; returns the queue."""
+
+    def go(study, runs, *, slots, **queue_options):
+        queue = ListQueue(runs, **queue_options)
+        corpus = load_corpus(study.data, context=study.model.context)
+        Engine(
+            study,
+            queue=queue,
+            corpus=corpus,
+            device=torch.device("cpu"),
+            methods=METHODS,
+            slots=lambda architecture: slots,
+            worker="w0",
+            on_block=lambda engine: False,
+        ).train()
+        assert not queue.waiting
+        return queue
+
+    return go
+
+
+SYNTHETIC = {"source": "synthetic", "symbols": 16, "length": 20_000}
+
+
+def same(a, b):
+    """Everything but the time it took."""
+    for key in a.outcomes:
+        x, y = a.outcomes[key], b.outcomes[key]
+        for name in ("status", "diverged_at", "reason", "init_loss", "val_loss", "spikes", "steps"):
+            left, right = getattr(x, name), getattr(y, name)
+            assert left == right or (left != left and right != right), (key, name)
+        c, d = a.curves[key], b.curves[key]
+        for name in ("loss", "grad_norm", "eval_step", "eval_loss", "probe_step"):
+            np.testing.assert_array_equal(getattr(c, name), getattr(d, name), strict=True)
+        assert c.probes.keys() == d.probes.keys()
+        for name in c.probes:
+            np.testing.assert_array_equal(c.probes[name], d.probes[name], strict=True)
+
+
+def test_outcomes_and_curves_do_not_depend_on_slots(study_of, runs_of, train):
+    """Refills, divergence next door, unequal lengths, probes out of step: no bit changes."""
+    study = study_of(
+        training={"steps": 50},
+        data=SYNTHETIC,
+        evaluation={"sequences": 5, "every": 17},
+        probes={"every": 7},
+        divergence={"window": 4, "patience": 5, "delta": 0.5},
+    )
+    cells = [
+        {
+            "method": METHODS[n % 3],
+            "lr": [1e-3, 3e-2, 1e6, 30.0][n % 4],
+            "seed": n % 2,
+            "steps": 23 + 4 * n,
+        }
+        for n in range(11)
+    ]
+    runs = runs_of(study, *cells)
+    results = [train(study, runs, slots=slots) for slots in (1, 3, 16)]
+    statuses = {o.status for o in results[0].outcomes.values()}
+    assert statuses == {"completed", "diverged"}, "the study must contain both to prove anything"
+    assert len({o.steps for o in results[0].outcomes.values()}) > 3
+    for other in results[1:]:
+        same(results[0], other)
+
+
+def test_a_run_that_explodes_is_a_result(study_of, runs_of, train):
+    study = study_of(training={"steps": 40}, data=SYNTHETIC)
+    queue = train(study, runs_of(study, {"method": "he", "lr": 1e30}), slots=2)
+    (outcome,) = queue.outcomes.values()
+    (curve,) = queue.curves.values()
+    assert outcome.status == "diverged"
+    assert "not finite" in outcome.reason
+    assert outcome.diverged_at == outcome.steps - 1 == len(curve.loss) - 1
+    assert math.isnan(outcome.val_loss) and math.isfinite(outcome.init_loss)
+    assert np.isfinite(curve.loss[:-1]).all()
+    assert not np.isfinite(curve.loss[-1] + curve.grad_norm[-1])
+
+
+def test_a_completed_run_is_described(study_of, runs_of, train):
+    study = study_of(
+        training={"steps": 45}, data=SYNTHETIC, evaluation={"sequences": 4, "at": [10, 30]}
+    )
+    (run,) = runs_of(study, {"method": "wesar"})
+    queue = train(study, [run], slots=4)
+    outcome, curve = queue.outcomes[run.key], queue.curves[run.key]
+    assert outcome.status == "completed" and outcome.diverged_at is None
+    assert curve.eval_step.tolist() == [0, 10, 30, 45]
+    assert [step for _, step, _ in queue.reports] == [10, 30], "not at the start nor at the end"
+    assert outcome.val_loss == pytest.approx(curve.eval_loss[-1])
+    assert outcome.best_loss == pytest.approx(curve.eval_loss.min())
+    assert outcome.val_bpb == pytest.approx(outcome.val_loss / math.log(2))
+    assert outcome.tokens == 45 * 3 * 10
+    assert curve.probe_step.tolist() == list(range(0, 45, 4))
+    assert curve.probes["update_ratio"].shape == (12, len(curve.probe_axes["update_ratio"]))
+    assert outcome.hyperparameters == run.columns()
+
+
+def test_pruning_frees_the_slot(study_of, runs_of, train):
+    study = study_of(
+        training={"steps": 40}, data=SYNTHETIC, evaluation={"sequences": 4, "every": 10}
+    )
+    runs = runs_of(study, *({"method": "he", "lr": 10.0**-n} for n in range(1, 5)))
+    queue = train(study, runs, slots=2, prune={(0, 10), (2, 20)})
+    assert [queue.outcomes[(n, 0)].status for n in range(4)] == [
+        "pruned", "completed", "pruned", "completed",
+    ]  # fmt: skip
+    assert queue.outcomes[(0, 0)].steps == 10 and queue.outcomes[(2, 0)].steps == 20
+    assert queue.outcomes[(2, 0)].val_loss == pytest.approx(queue.curves[(2, 0)].eval_loss[-1])
+
+
+def test_architectures_one_after_another(study_of, runs_of, train):
+    study = study_of(training={"steps": 12}, data=SYNTHETIC)
+    runs = runs_of(study, *({"width": [12, 24][n % 2], "batch": 3, "seed": n} for n in range(5)))
+    queue = train(study, runs, slots=3)
+    assert len(queue.outcomes) == 5
+    assert all(o.status == "completed" for o in queue.outcomes.values())
+
+
+def test_a_fault_of_the_machine_fails_runs_and_they_are_tried_again(
+    study_of, runs_of, train, monkeypatch
+):
+    study = study_of(training={"steps": 12}, data=SYNTHETIC)
+    runs = runs_of(study, *({"method": "he", "seed": n} for n in range(3)))
+    undisturbed = train(study, runs, slots=2)
+    honest, calls = engine_module.Stack.step, []
+
+    def faulty(self, *args, **options):
+        calls.append(1)
+        if len(calls) == 5:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return honest(self, *args, **options)
+
+    monkeypatch.setattr(engine_module.Stack, "step", faulty)
+    queue = train(study, runs, slots=2, retries=2)
+    assert [o.status for o in queue.outcomes.values()] == ["completed"] * 3
+    same(undisturbed, queue)
+    calls.clear()
+    given_up = train(study, runs[:1], slots=1)
+    assert given_up.outcomes[(0, 0)].status == "failed"
+    assert "illegal memory access" in given_up.outcomes[(0, 0)].reason
+
+
+def test_training_approaches_the_entropy_of_the_source_and_never_goes_below(
+    study_of, runs_of, train
+):
+    """A source of known entropy: no model can beat it, and a small one comes near."""
+    data = {"source": "synthetic", "symbols": 8, "length": 400_000, "concentration": 0.5}
+    study = study_of(
+        model={"width": 16, "heads": 2, "depth": 1, "context": 32},
+        training={"steps": 250, "batch": 16, "warmup": 10},
+        data=data,
+        evaluation={"sequences": 400},
+    )
+    runs = runs_of(study, {"method": "he", "lr": 2e-2, "batch": 16})
+    queue = train(study, runs, slots=1)
+    (outcome,) = queue.outcomes.values()
+    entropy = load_corpus(study.data, context=32).entropy_rate
+    # 400·32 held-out tokens: a standard error near 0.01 nats of the sampled text's own entropy.
+    assert outcome.init_loss > entropy + 0.3
+    assert entropy - 0.02 < outcome.val_loss < entropy + 0.06
+
+
+def test_evaluation_steps(study_of):
+    study = study_of(evaluation={"every": 10, "at": [5, 25]})
+    assert evaluation_steps(study, 30) == (0, 5, 10, 20, 25, 30)
+    assert evaluation_steps(study, 20) == (0, 5, 10, 20)

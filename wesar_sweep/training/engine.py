@@ -1,0 +1,267 @@
+"""The loop: take runs, train them as a stack, judge each, refill its slot.
+
+Deciding what to train is the queue's (`training.queue`); what a step computes is the stack's
+(`training.stack`). The host reads losses a block at a time and judges every step of it in order,
+so that a run's record does not depend on where blocks end.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wesar_sweep.config.run import Architecture, Run
+from wesar_sweep.config.study import Study
+from wesar_sweep.store.rows import Curve, FloatArray, Outcome, Status
+from wesar_sweep.training.corpus import Corpus
+from wesar_sweep.training.queue import RunQueue
+from wesar_sweep.training.record import RunRecord
+from wesar_sweep.training.stack import Stack, StackTraits, StepRecord
+
+_log = logging.getLogger(__name__)
+
+BLOCK_STEPS = 20
+"""Most steps between two looks of the host at the losses."""
+
+
+class MachineFault(Exception):
+    """The machine, not the run, stopped a whole stack (out of memory, a CUDA error)."""
+
+
+@contextmanager
+def _machine_faults() -> Iterator[None]:
+    """Tell the machine's faults, torch's RuntimeError and MemoryError, from our own."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        raise MachineFault(f"{type(error).__name__}: {error}") from error
+
+
+class Engine:
+    """Trains what a queue hands out, on one device, one architecture at a time.
+
+    Args:
+        study: The study; fixes evaluation, probes and rules.
+        queue: Hands out runs and takes results.
+        corpus: Tokens.
+        device: Where to train.
+        methods: Every value `method` can take.
+        slots: K for an architecture.
+        worker: Name written into outcomes.
+        on_block: Called after every block; returning True asks to stop at once.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        *,
+        queue: RunQueue,
+        corpus: Corpus,
+        device: torch.device,
+        methods: Sequence[str],
+        slots: Callable[[Architecture], int],
+        worker: str,
+        on_block: Callable[[Engine], bool],
+    ) -> None:
+        self._study, self._queue, self._corpus = study, queue, corpus
+        self._device, self._slots, self._worker, self._on_block = device, slots, worker, on_block
+        self._traits = StackTraits.of(study, methods=methods)
+        self._train_S = torch.from_numpy(np.ascontiguousarray(corpus.train)).to(device)
+        self._waiting: list[Run] = []
+        self.records: list[RunRecord | None] = []
+        """What trains in each slot."""
+        self.tokens = 0
+        """Tokens trained by this engine, all runs together."""
+        self.runs_done = 0
+        """Runs handed in, failed ones included."""
+        self.training_seconds = 0.0
+        """Wall time spent in training steps."""
+        self.evaluation_seconds = 0.0
+        """Wall time spent in evaluating."""
+
+    def train(self) -> None:
+        """Train until the queue has nothing more to take, or `on_block` asks to stop."""
+        while not self._on_block(self):
+            self._waiting = list(self._queue.take(1))
+            if not self._waiting:
+                return
+            architecture = self._waiting[0].architecture
+            slots = self._slots(architecture)
+            if slots > 1:
+                self._waiting += self._queue.take(slots - 1, architecture=architecture)
+            try:
+                self._train_stack(architecture, slots=slots)
+            except MachineFault as fault:
+                self._give_up(str(fault))
+
+    def _train_stack(self, architecture: Architecture, *, slots: int) -> None:
+        """Train runs of one shape, and what the queue sends after them, until none is left."""
+        on_cpu = self._device.type == "cpu"
+        self.records = [None] * (len(self._waiting) if on_cpu else slots)
+        with _machine_faults():
+            stack = Stack(
+                architecture, slots=len(self.records), traits=self._traits, train_S=self._train_S
+            )
+            window_ST = self._validation_windows(architecture.context)
+        while True:
+            self._enter(stack, window_ST)
+            if on_cpu:
+                self._drop_empty_slots(stack)
+            if not any(self.records):
+                return
+            self._train_block(stack)
+            self._evaluate(stack, window_ST)
+            if self._on_block(self):
+                return
+            free = self.records.count(None)
+            if free:
+                self._waiting += self._queue.take(free, architecture=architecture)
+
+    def _validation_windows(self, context: int) -> Tensor:
+        """Evenly spaced held-out windows, [sequences, context + 1], the same for every run."""
+        tokens = self._corpus.validation
+        last = len(tokens) - context - 1
+        count = min(self._study.evaluation.sequences, last // context + 1)
+        first_S = np.linspace(0, last, count).astype(np.int64)
+        window_ST = tokens[first_S[:, None] + np.arange(context + 1)]
+        return torch.from_numpy(window_ST.astype(np.int64)).to(self._device)
+
+    def _enter(self, stack: Stack, window_ST: Tensor) -> None:
+        """Start waiting runs in free slots and measure their loss before the first step."""
+        entered: list[tuple[int, Run]] = []
+        free = [slot for slot, record in enumerate(self.records) if record is None]
+        with _machine_faults():
+            for slot, run in zip(free, self._waiting, strict=False):
+                stack.load(slot, run)
+                entered.append((slot, run))
+        losses = self._measure(stack, [slot for slot, _ in entered], window_ST)
+        for (slot, run), init_loss in zip(entered, losses, strict=True):
+            self.records[slot] = RunRecord(run, self._study, init_loss)
+        del self._waiting[: len(entered)]
+
+    def _measure(self, stack: Stack, slots: Sequence[int], window_ST: Tensor) -> list[float]:
+        """Held-out loss of some slots, with the time it takes."""
+        start = time.perf_counter()
+        with _machine_faults():
+            losses = stack.evaluate(slots, window_ST) if slots else []
+        self.evaluation_seconds += time.perf_counter() - start
+        return losses
+
+    def _drop_empty_slots(self, stack: Stack) -> None:
+        """On a CPU an empty slot costs as much as a full one: go on with a smaller stack."""
+        kept = [slot for slot, record in enumerate(self.records) if record is not None]
+        if kept and len(kept) < len(self.records):
+            stack.keep(kept)
+            self.records = [self.records[slot] for slot in kept]
+
+    def _live(self) -> list[tuple[int, RunRecord]]:
+        return [(slot, record) for slot, record in enumerate(self.records) if record is not None]
+
+    def _train_block(self, stack: Stack) -> None:
+        """Train to the next evaluation of any run, a block at most, and judge every step."""
+        live = self._live()
+        steps = min(BLOCK_STEPS, *(record.steps_to_evaluation for _, record in live))
+        done: list[StepRecord] = []
+        start = time.perf_counter()
+        with _machine_faults():
+            first_SKB = stack.data_block(steps)
+            for offset in range(steps):
+                probe = any(record.probe_due(offset) for _, record in live)
+                done.append(stack.step(first_SKB[offset], probe=probe))
+            loss_SK = torch.stack([step.loss_K for step in done]).cpu().numpy()
+            norm_SK = torch.stack([step.grad_norm_K for step in done]).cpu().numpy()
+            probes = [
+                None
+                if step.probes is None
+                else {n: x.cpu().numpy() for n, x in step.probes.items()}
+                for step in done
+            ]
+        self.training_seconds += time.perf_counter() - start
+        for slot, record in live:
+            for offset, values in enumerate(probes):
+                if values is not None and record.probe_due(offset):
+                    record.add_probe(offset, {name: value[slot] for name, value in values.items()})
+            self._judge(stack, slot, record, loss_SK[:, slot], norm_SK[:, slot])
+
+    def _judge(
+        self, stack: Stack, slot: int, record: RunRecord, loss: FloatArray, norm: FloatArray
+    ) -> None:
+        """Keep a block of one run; end the run where the divergence rule says so."""
+        self.tokens += len(loss) * record.run.architecture.tokens_per_step
+        verdict = record.add_block(loss.copy(), norm.copy())
+        if verdict is not None:
+            curve = record.curve(stack.probe_axes(), steps=verdict.step + 1)
+            self._leave(slot, record, curve, "diverged", verdict.step, verdict.reason)
+
+    def _evaluate(self, stack: Stack, window_ST: Tensor) -> None:
+        """Evaluate the runs that stand at an evaluation step; end the finished and the pruned."""
+        due = [(slot, record) for slot, record in self._live() if record.evaluation_due]
+        if not due:
+            return
+        losses = self._measure(stack, [slot for slot, _ in due], window_ST)
+        for (slot, record), val_loss in zip(due, losses, strict=True):
+            record.add_evaluation(val_loss)
+            if record.finished:
+                verdict = record.verdict_at_end()
+                curve = record.curve(stack.probe_axes())
+                if verdict is None and not math.isfinite(val_loss):
+                    reason = f"validation loss not finite after step {record.steps_done - 1}"
+                    self._leave(slot, record, curve, "diverged", record.steps_done - 1, reason)
+                elif verdict is None:
+                    self._leave(slot, record, curve, "completed")
+                else:
+                    self._leave(slot, record, curve, "diverged", verdict.step, verdict.reason)
+            elif self._queue.report(
+                record.run, step=record.steps_done, val_loss=record.capped(val_loss)
+            ):
+                curve = record.curve(stack.probe_axes())
+                self._leave(
+                    slot, record, curve, "pruned", reason=f"pruned after {record.steps_done} steps"
+                )
+
+    def _leave(
+        self,
+        slot: int,
+        record: RunRecord,
+        curve: Curve,
+        status: Status,
+        diverged_at: int | None = None,
+        reason: str = "",
+    ) -> None:
+        """Hand in a run's result and free its slot."""
+        outcome = record.outcome(
+            status,
+            curve=curve,
+            worker=self._worker,
+            bytes_per_token=self._corpus.bytes_per_token,
+            diverged_at=diverged_at,
+            reason=reason,
+        )
+        self.records[slot] = None
+        self.runs_done += 1
+        self._queue.finish(outcome, curve)
+
+    def _give_up(self, reason: str) -> None:
+        """Hand in every run of the stack as failed; the queue decides which are tried again."""
+        _log.error("the stack failed: %s", reason)
+        runs = [record.run for _, record in self._live()] + self._waiting
+        self.records, self._waiting = [], []
+        for run in runs:
+            failed = Outcome(
+                study=run.study,
+                trial=run.trial,
+                seed=run.seed,
+                hyperparameters=run.columns(),
+                status="failed",
+                reason=reason,
+                worker=self._worker,
+            )
+            self.runs_done += 1
+            self._queue.finish(failed, None)

@@ -1,0 +1,216 @@
+"""The actual parameters of K runs: their draw, their effective weights, their gradients.
+
+One flat row a run (`model.layout`). Methods are mixed freely: each matrix group of each run has a
+form (`model.parametrization.Form`), and where a stack holds several, each is computed and the
+run's own is picked. Nothing reduces over K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from wesar_sweep.config.run import Architecture, Run
+from wesar_sweep.kernels import reparametrization as rp
+from wesar_sweep.model.initialisation import standard_normal
+from wesar_sweep.model.layout import Layout, MatrixGroup, role_of
+from wesar_sweep.model.parametrization import Form, parametrize
+
+_FORMS: tuple[Form, ...] = ("scalar", "row", "spectral")
+_POWER_STEPS_AT_START = 30
+"""Enough that s is within a few per cent of the largest singular value of a Gaussian matrix."""
+
+
+def forms_of(reparametrizations: Sequence[str]) -> frozenset[Form]:
+    """Forms that the named reparametrizations can bring into a stack."""
+    by_name: dict[str, Form] = {"weight_norm": "row", "sigma_reparam": "spectral"}
+    forms: set[Form] = {"scalar"}
+    return frozenset(forms | {by_name[name] for name in reparametrizations if name in by_name})
+
+
+class ParameterRows:
+    """Parameters, their effective weights and the buffers of one gradient, for K runs of one shape.
+
+    Args:
+        architecture: The shape.
+        slots: K.
+        forms: Forms that may ever enter; a run with another is refused.
+        device: Where the rows live.
+        dtype: Of the effective weights; the actual parameters are float32.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        slots: int,
+        forms: frozenset[Form],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.layout = Layout(architecture, with_row_gains="row" in forms)
+        self.forms = forms
+        matrices = len(self.layout.matrix_labels)
+        self.parameter_KP = torch.zeros(slots, self.layout.size, device=device)
+        self.grad_KP = torch.zeros_like(self.parameter_KP)
+        self.effective_KP = torch.zeros(
+            slots, self.layout.effective_size, device=device, dtype=dtype
+        )
+        self.gate_trains_KM = torch.zeros(slots, matrices, device=device, dtype=torch.bool)
+        self.form_KM = torch.zeros(slots, matrices, device=device, dtype=torch.int64)
+        self.left: dict[str, Tensor] = {}
+        self.right: dict[str, Tensor] = {}
+        if "spectral" in forms:
+            for g in self._spectral_groups():
+                self.left[g.name] = torch.zeros(slots, g.count, g.outputs, device=device)
+                self.right[g.name] = torch.zeros(slots, g.count, g.inputs, device=device)
+
+    def _spectral_groups(self) -> list[MatrixGroup]:
+        return [group for group in self.layout.groups if group.name != "embed"]
+
+    def _group_forms(self, group: MatrixGroup) -> frozenset[Form]:
+        """Forms a group can have: the embedding is only ever scaled."""
+        return frozenset({"scalar"}) if group.name == "embed" else self.forms
+
+    def keep(self, slots: Tensor) -> None:
+        """Go on with these slots alone, in this order (int64 indices)."""
+        for name in ("parameter_KP", "grad_KP", "effective_KP", "gate_trains_KM", "form_KM"):
+            setattr(self, name, getattr(self, name)[slots].contiguous())
+        for vectors in (self.left, self.right):
+            for name, value in vectors.items():
+                vectors[name] = value[slots].contiguous()
+
+    def load(self, slot: int, run: Run) -> None:
+        """Draw a run's initial parameters into a slot, by (seed, parameter name) alone."""
+        layout = self.layout
+        row_P = torch.ones(layout.size)
+        gate_M = torch.ones(len(layout.matrix_labels))
+        trains_M, form_M = gate_M.bool(), gate_M.long()
+        for group in layout.groups:
+            w_MOI = group.view(row_P.unsqueeze(0))[0]
+            for place, label in enumerate(group.labels):
+                rule = parametrize(
+                    role_of(label),
+                    method=run.parts,
+                    sigma2=run.hyperparameters.sigma2,
+                    architecture=run.architecture,
+                )
+                assert rule.form in self.forms, (rule.form, self.forms)
+                w_OI = standard_normal((group.outputs, group.inputs), seed=run.seed, name=label)
+                torch.mul(w_OI, rule.std, out=w_MOI[place])
+                number = group.first_matrix + place
+                gate_M[number], trains_M[number] = rule.gate, rule.gate_trains
+                form_M[number] = _FORMS.index(rule.form)
+            if layout.with_row_gains:
+                row_P[layout.row_gains(group)] = rp.row_norm(w_MOI.unsqueeze(0)).flatten()
+            if group.name in self.left:
+                self._start_power_iteration(slot, group, w_MOI, seed=run.seed)
+        row_P[layout.gates] = gate_M
+        self.parameter_KP[slot] = row_P
+        self.gate_trains_KM[slot], self.form_KM[slot] = trains_M, form_M
+        self.refresh_effective(slice(slot, slot + 1), power_step=False)
+
+    def _start_power_iteration(
+        self, slot: int, group: MatrixGroup, w_MOI: Tensor, *, seed: int
+    ) -> None:
+        left_KMO = standard_normal(
+            (1, group.count, group.outputs), seed=seed, name=f"{group.name}.left"
+        )
+        for _ in range(_POWER_STEPS_AT_START):
+            left_KMO, right_KMI = rp.power_iteration(w_MOI.unsqueeze(0), left_KMO)
+        self.left[group.name][slot], self.right[group.name][slot] = left_KMO[0], right_KMI[0]
+
+    def refresh_effective(self, slots: slice = slice(None), *, power_step: bool = True) -> None:
+        """Make the effective weights from the parameters, after one step of power iteration."""
+        layout, row_KP = self.layout, self.parameter_KP[slots]
+        effective_KP = self.effective_KP[slots]
+        gate_KM = row_KP[:, layout.gates]
+        for group in layout.groups:
+            w_KMOI, forms = group.view(row_KP), self._group_forms(group)
+            gate = gate_KM[:, group.matrices]
+            w_bar = rp.scalar_effective(w_KMOI, gate)
+            if "row" in forms:
+                gain_KMO = row_KP[:, layout.row_gains(group)].unflatten(1, (group.count, -1))
+                w_bar = self._pick("row", group, slots, rp.row_effective(w_KMOI, gain_KMO), w_bar)
+            if "spectral" in forms:
+                left, right = self.left[group.name][slots], self.right[group.name][slots]
+                if power_step:
+                    new_left, new_right = rp.power_iteration(w_KMOI, left)
+                    left.copy_(new_left)
+                    right.copy_(new_right)
+                spectral = rp.spectral_effective(w_KMOI, gate, left, right)
+                w_bar = self._pick("spectral", group, slots, spectral, w_bar)
+            group.view(effective_KP).copy_(w_bar)
+        gains = slice(layout.norm_gains.start, layout.effective_size)
+        effective_KP[:, gains] = row_KP[:, gains].to(effective_KP.dtype)
+
+    def _pick(
+        self, form: Form, group: MatrixGroup, slots: slice, own: Tensor, other: Tensor
+    ) -> Tensor:
+        """`own` where a matrix has the form, else `other`; by where, so that NaN stays at home."""
+        mask_KM = self.form_KM[slots, group.matrices] == _FORMS.index(form)
+        return torch.where(mask_KM.view(*mask_KM.shape, *(1,) * (own.ndim - 2)), own, other)
+
+    def pull_back(self, leaf_grads: Sequence[Tensor]) -> Tensor:
+        """Gradients of the effective weights to gradients of the parameters, in `grad_KP`.
+
+        Args:
+            leaf_grads: In the order of `EffectiveWeights.leaves`.
+
+        Returns:
+            Norm of each run's gradient, float32 [K].
+        """
+        layout, all_slots = self.layout, slice(None)
+        gate_KM = self.parameter_KP[:, layout.gates]
+        dgate_KM = self.grad_KP[:, layout.gates]
+        for group, leaf_grad in zip(layout.groups, leaf_grads, strict=False):
+            w_KMOI, forms = group.view(self.parameter_KP), self._group_forms(group)
+            g_KMOI = leaf_grad.float().reshape_as(w_KMOI)
+            gate = gate_KM[:, group.matrices]
+            dw, dgate = rp.scalar_pullback(g_KMOI, w_KMOI, gate)
+            if "row" in forms:
+                part = layout.row_gains(group)
+                gain_KMO = self.parameter_KP[:, part].unflatten(1, (group.count, -1))
+                dw_row, dgain_KMO = rp.row_pullback(g_KMOI, w_KMOI, gain_KMO)
+                dw = self._pick("row", group, all_slots, dw_row, dw)
+                zero = torch.zeros_like(dgain_KMO)
+                self.grad_KP[:, part] = self._pick(
+                    "row", group, all_slots, dgain_KMO, zero
+                ).flatten(1)
+            elif layout.with_row_gains:
+                self.grad_KP[:, layout.row_gains(group)] = 0
+            if "spectral" in forms:
+                dw_spectral, dgate_spectral = rp.spectral_pullback(
+                    g_KMOI, w_KMOI, gate, self.left[group.name], self.right[group.name]
+                )
+                dw = self._pick("spectral", group, all_slots, dw_spectral, dw)
+                dgate = self._pick("spectral", group, all_slots, dgate_spectral, dgate)
+            group.view(self.grad_KP).copy_(dw)
+            dgate_KM[:, group.matrices] = dgate
+        dgate_KM.copy_(torch.where(self.gate_trains_KM, dgate_KM, 0.0))
+        norm_grads = leaf_grads[len(layout.groups) :]
+        for part, grad in zip((layout.norm_gains, layout.qk_gains), norm_grads, strict=False):
+            self.grad_KP[:, part] = grad.float().flatten(1)
+        return torch.linalg.vector_norm(self.grad_KP, dim=1)
+
+    def matrix_norms(self, row_KP: Tensor) -> Tensor:
+        """Frobenius norm of every matrix of flat rows, float32 [K, matrices]."""
+        norms = [
+            torch.linalg.vector_norm(group.view(row_KP).float().flatten(2), dim=2)
+            for group in self.layout.groups
+        ]
+        return torch.cat(norms, dim=1)
+
+    def gates_KM(self) -> Tensor:
+        """α or γ of every matrix, and the mean row gain where the form is `row`; [K, matrices]."""
+        gate_KM = self.parameter_KP[:, self.layout.gates].clone()
+        if self.layout.with_row_gains:
+            for group in self.layout.groups:
+                gain_KMO = self.parameter_KP[:, self.layout.row_gains(group)].unflatten(
+                    1, (group.count, -1)
+                )
+                own = gate_KM[:, group.matrices]
+                own.copy_(self._pick("row", group, slice(None), gain_KMO.mean(dim=2), own))
+        return gate_KM

@@ -1,0 +1,161 @@
+"""The record of one run while it trains: its curves, the verdict, and the outcome it ends as."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from wesar_sweep.config.run import Run
+from wesar_sweep.config.study import Study
+from wesar_sweep.stability.divergence import DivergenceDetector, Verdict
+from wesar_sweep.stability.spikes import find_spikes
+from wesar_sweep.store.rows import Curve, FloatArray, Outcome, Status
+
+
+def evaluation_steps(study: Study, steps: int) -> tuple[int, ...]:
+    """Numbers of steps after which a run is evaluated: 0, the chosen ones, the end; ascending."""
+    evaluation = study.evaluation
+    chosen = {at for at in evaluation.at if at < steps}
+    if evaluation.every is not None:
+        chosen |= set(range(evaluation.every, steps, evaluation.every))
+    return tuple(sorted(chosen | {0, steps}))
+
+
+@dataclass
+class RunRecord:
+    """Everything the host knows of a run in a slot."""
+
+    run: Run
+    study: Study
+    init_loss: float
+    """Validation loss before the first step."""
+    entered_at: float = field(default_factory=time.monotonic)
+    steps_done: int = 0
+    _loss: list[FloatArray] = field(default_factory=list)
+    _grad_norm: list[FloatArray] = field(default_factory=list)
+    _evaluations: list[tuple[int, float]] = field(default_factory=list)
+    _probe_steps: list[int] = field(default_factory=list)
+    _probes: dict[str, list[FloatArray]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._evaluation_steps = evaluation_steps(self.study, self.run.hyperparameters.steps)
+        self._evaluations.append((0, self.init_loss))
+        self._detector = DivergenceDetector(
+            self.study.divergence,
+            warmup=self.run.hyperparameters.warmup,
+            initial_loss=self.ceiling,
+        )
+
+    @property
+    def steps(self) -> int:
+        """Steps that the run trains in all."""
+        return self.run.hyperparameters.steps
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.steps_done >= self.steps
+
+    @property
+    def steps_to_evaluation(self) -> int:
+        """Steps until the next evaluation; at least 1 while the run is not finished."""
+        return next(at for at in self._evaluation_steps if at > self.steps_done) - self.steps_done
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether the run stands at a step where it is evaluated."""
+        return self.steps_done in self._evaluation_steps
+
+    def probe_due(self, offset: int) -> bool:
+        """Whether the step `offset` steps ahead is probed."""
+        every = self.study.probes.every
+        return every is not None and (self.steps_done + offset) % every == 0
+
+    def add_probe(self, offset: int, values: dict[str, FloatArray]) -> None:
+        """Keep the probes of the step `offset` steps ahead of `steps_done`."""
+        self._probe_steps.append(self.steps_done + offset)
+        for name, value in values.items():
+            self._probes.setdefault(name, []).append(value)
+
+    def add_block(self, loss: FloatArray, grad_norm: FloatArray) -> Verdict | None:
+        """Take losses and gradient norms of the steps just done; a verdict ends the run there."""
+        self._loss.append(loss)
+        self._grad_norm.append(grad_norm)
+        self.steps_done += len(loss)
+        return self._detector.update(loss, grad_norm)
+
+    def add_evaluation(self, val_loss: float) -> None:
+        """Keep a validation loss measured now."""
+        self._evaluations.append((self.steps_done, val_loss))
+
+    def verdict_at_end(self) -> Verdict | None:
+        """What the rule says of a run that has done all its steps."""
+        return self._detector.finish()
+
+    def capped(self, val_loss: float) -> float:
+        """A finite figure for the sampler: never worse than the loss at the start."""
+        return min(val_loss, self.ceiling) if math.isfinite(val_loss) else self.ceiling
+
+    @property
+    def ceiling(self) -> float:
+        """Loss at the start, or that of a uniform guess where even that is not finite."""
+        uniform = math.log(self.run.architecture.vocabulary)
+        return self.init_loss if math.isfinite(self.init_loss) else uniform
+
+    def curve(self, probe_axes: dict[str, tuple[str, ...]], *, steps: int | None = None) -> Curve:
+        """The series, cut after `steps` steps (where the run diverged)."""
+        steps = self.steps_done if steps is None else steps
+        probed = sum(step < steps for step in self._probe_steps)
+        evaluations = [(step, value) for step, value in self._evaluations if step <= steps]
+        empty = np.zeros(0, dtype=np.float32)
+        return Curve(
+            loss=np.concatenate([empty, *self._loss])[:steps],
+            grad_norm=np.concatenate([empty, *self._grad_norm])[:steps],
+            eval_step=np.array([step for step, _ in evaluations], dtype=np.int64),
+            eval_loss=np.array([value for _, value in evaluations], dtype=np.float32),
+            probe_step=np.array(self._probe_steps[:probed], dtype=np.int64),
+            probes={
+                name: np.stack(values)[:probed] for name, values in self._probes.items() if probed
+            },
+            probe_axes=probe_axes if probed else {},
+        )
+
+    def outcome(
+        self,
+        status: Status,
+        *,
+        curve: Curve,
+        worker: str,
+        bytes_per_token: float,
+        diverged_at: int | None = None,
+        reason: str = "",
+    ) -> Outcome:
+        """The row this run ends as; figures come from the (cut) curve."""
+        steps = len(curve.loss)
+        last_step, last_loss = self._evaluations[-1]
+        evaluated = last_step == steps > 0
+        val_loss = last_loss if evaluated else None
+        if status == "diverged" and not evaluated and "not finite" in reason:
+            val_loss = math.nan
+        finite = [x for step, x in self._evaluations if step <= steps and math.isfinite(x)]
+        return Outcome(
+            study=self.run.study,
+            trial=self.run.trial,
+            seed=self.run.seed,
+            hyperparameters=self.run.columns(),
+            status=status,
+            diverged_at=diverged_at,
+            reason=reason,
+            init_loss=self.init_loss,
+            val_loss=val_loss,
+            val_bpb=None if val_loss is None else val_loss / (math.log(2) * bytes_per_token),
+            best_loss=min(finite) if finite else None,
+            spikes=len(find_spikes(curve.loss, self.study.spikes)),
+            steps=steps,
+            tokens=steps * self.run.architecture.tokens_per_step,
+            seconds=time.monotonic() - self.entered_at,
+            worker=worker,
+        )
