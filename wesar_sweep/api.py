@@ -1,0 +1,145 @@
+"""The Python interface: load a study, run it, look at what came out.
+
+import wesar_sweep as ws
+
+study = ws.load("search_spaces/lr_sigma.yaml", overrides=["replicates=5"])
+result = ws.run(study)
+result.outcomes  # a polars DataFrame, one row a run
+result.report()  # results/lr_sigma/report.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wesar_sweep.config import load_study, load_sweep
+from wesar_sweep.config.study import Study
+from wesar_sweep.config.sweep import Sweep
+from wesar_sweep.errors import StoreError
+from wesar_sweep.store.layout import StudyDirectory
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from wesar_sweep.store.rows import Curve
+    from wesar_sweep.studies.progress import Summary
+
+RESULTS = Path("results")
+"""Where studies are put unless told otherwise: results/<study's name>."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A study on disk, finished or not. Everything is read anew when asked for."""
+
+    study: Study
+    directory: StudyDirectory
+
+    @property
+    def outcomes(self) -> pl.DataFrame:
+        """One row a run: key, hyperparameters by their YAML names, status, losses, costs."""
+        from wesar_sweep.store.frames import read_outcomes_frame
+
+        return read_outcomes_frame(self.directory, study=self.study)
+
+    @property
+    def summary(self) -> Summary:
+        """Counts of cells and runs by status."""
+        from wesar_sweep.studies.progress import summary
+
+        return summary(self.directory, self.study)
+
+    def curve(self, *, trial: int, seed: int) -> Curve:
+        """The per-step series of one run.
+
+        Raises:
+            StoreError: There is none.
+        """
+        from wesar_sweep.store.curves import read_curve
+
+        return read_curve(self.directory, trial, seed)
+
+    def report(self, *, format: str = "html", out: Path | str | None = None) -> Path:
+        """Write the report and return its path; of a study that still runs, it says so.
+
+        Args:
+            format: ``html``, ``md`` or ``csv``.
+            out: Where to; default beside the results.
+        """
+        from wesar_sweep.reports import write
+
+        return write(self.directory, format=format, out=None if out is None else Path(out))
+
+
+def load(path: Path | str, *, overrides: Sequence[str] = ()) -> Study:
+    """Read and validate a study file.
+
+    Args:
+        path: The YAML file.
+        overrides: ``path=value`` strings, as after ``--set``.
+
+    Raises:
+        ConfigError: With every problem in the file and the overrides.
+    """
+    return load_study(Path(path), overrides=overrides)
+
+
+def open_result(path: Path | str) -> Result:
+    """The results directory of a study.
+
+    Raises:
+        StoreError: There is no study in it.
+    """
+    directory = StudyDirectory(Path(path))
+    if not directory.study_file.exists():
+        raise StoreError(
+            f"no study in {path}: expected {directory.study_file}. "
+            "Give the directory that `wesar-sweep run` printed, such as results/lr_sigma"
+        )
+    return Result(load_study(directory.study_file), directory)
+
+
+def run(
+    study: Study | Path | str,
+    *,
+    on: Sweep | Path | str | None = None,
+    out: Path | str | None = None,
+    command: Sequence[str] | None = None,
+    quiet: bool = False,
+) -> Result:
+    """Train a study, or what is left of it.
+
+    Args:
+        study: A study or the path of its file.
+        on: Machines: a sweep or the path of its file; default this machine, all of it.
+        out: Results directory; default ``results/<name>``.
+        command: For the provenance; default this process's command line.
+        quiet: Show no progress on standard error.
+
+    Raises:
+        ConfigError: Something in the files is wrong or not installed.
+        StoreError: The results directory cannot be used.
+        LaunchError: Workers cannot be started, or keep dying.
+    """
+    from wesar_sweep.driver import run_study
+
+    study = study if isinstance(study, Study) else load(study)
+    sweep = on if isinstance(on, Sweep) else load_sweep(None if on is None else Path(on))
+    root = Path(out) if out is not None else RESULTS / study.name
+    run_study(study, sweep=sweep, root=root, command=command, quiet=quiet)
+    return Result(study, StudyDirectory(root))
+
+
+def resume(
+    path: Path | str, *, on: Sweep | Path | str | None = None, quiet: bool = False
+) -> Result:
+    """Go on with a study from what is on disk; finished runs are not trained again.
+
+    Raises:
+        StoreError: There is no study in it, or another process runs it.
+    """
+    result = open_result(path)
+    return run(result.study, on=on, out=result.directory.root, quiet=quiet)

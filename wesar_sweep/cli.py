@@ -1,0 +1,297 @@
+"""The command line: `wesar-sweep COMMAND`. Thin: each command reads its words and calls a room.
+
+Exit codes: 0 done, 1 runs failed or workers could not work, 2 bad input, 130 stopped by Ctrl-C
+(143 by SIGTERM). Progress and messages go to standard error; the result's path comes last on
+standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+import typer
+
+from wesar_sweep.errors import ConfigError, WesarSweepError
+
+if TYPE_CHECKING:
+    from wesar_sweep.api import Result
+    from wesar_sweep.config.study import Study
+    from wesar_sweep.config.sweep import Sweep
+    from wesar_sweep.studies.progress import Summary
+
+app = typer.Typer(
+    name="wesar-sweep",
+    help="Which initialisation, learning rate and size train stably? "
+    "Train the runs of a study and write its robustness report.",
+    epilog="Start with: wesar-sweep run search_spaces/lr_sigma.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
+Directory = Annotated[
+    Path, typer.Argument(metavar="DIR", help="A results directory, such as results/lr_sigma.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Change a value of the study, such as training.steps=50; may be repeated.",
+    ),
+]
+On = Annotated[
+    Path | None, typer.Option("--on", metavar="SWEEP.yaml", help="The machines; default this one.")
+]
+Slots = Annotated[
+    int | None, typer.Option(min=1, help="Runs a worker trains at once; default from memory.")
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Default: a GPU where there is one.")
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Worker processes; default one a GPU, else one a core.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+@app.command(epilog="Example: wesar-sweep run search_spaces/lr_sigma.yaml --set replicates=5")
+def run(
+    file: StudyFile,
+    on: On = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Results directory; default results/NAME.")
+    ] = None,
+    slots: Slots = None,
+    device: Device = None,
+    workers: Workers = None,
+    set_: Set = None,
+) -> None:
+    """Train a study and write its report; a study begun before goes on where it stopped."""
+    from wesar_sweep import api
+
+    study = api.load(file, overrides=set_ or ())
+    _run(study, _sweep(on, slots=slots, device=device, workers=workers), out)
+
+
+@app.command(epilog="Example: wesar-sweep resume results/lr_sigma")
+def resume(
+    directory: Directory,
+    on: On = None,
+    slots: Slots = None,
+    device: Device = None,
+    workers: Workers = None,
+) -> None:
+    """Go on with a stopped study; finished runs are never trained again."""
+    from wesar_sweep import api
+
+    result = api.open_result(directory)
+    _run(result.study, _sweep(on, slots=slots, device=device, workers=workers), directory)
+
+
+@app.command(epilog="Example: wesar-sweep status results/lr_sigma --watch")
+def status(
+    directory: Directory,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew every two seconds.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far a study is, while it runs or afterwards."""
+    from wesar_sweep import api, status_view
+
+    result = api.open_result(directory)
+    if as_json:
+        print(json.dumps(status_view.facts(result)))
+    elif watch:
+        status_view.watch(result)
+    else:
+        status_view.show(result)
+
+
+@app.command(epilog="Example: wesar-sweep report results/lr_sigma --format md")
+def report(
+    directory: Directory,
+    format: Annotated[
+        Literal["html", "md", "csv"], typer.Option("--format", help="One page, or the main table.")
+    ] = "html",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: beside the results.")
+    ] = None,
+) -> None:
+    """Write the report anew; of a study that still runs it says that it is partial."""
+    from wesar_sweep import api
+
+    print(api.open_result(directory).report(format=format, out=out))
+
+
+@app.command(epilog="Example: wesar-sweep validate search_spaces/*.yaml")
+def validate(
+    files: Annotated[list[Path], typer.Argument(metavar="STUDY.yaml...", help="Study files.")],
+    set_: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check study files; every problem is printed with its place and what is allowed."""
+    from wesar_sweep.config import load_study
+    from wesar_sweep.studies.check import check
+
+    problems: dict[str, list[str]] = {}
+    for file in files:
+        try:
+            check(load_study(file, overrides=set_ or ()))
+            problems[str(file)] = []
+        except ConfigError as error:
+            problems[str(file)] = [str(problem) for problem in error.problems]
+    if as_json:
+        print(json.dumps(problems))
+    else:
+        for name, found in problems.items():
+            print(f"{name}: " + (f"{len(found)} problem(s)" if found else "valid"))
+            for text in found:
+                print(text, file=sys.stderr)
+    if any(problems.values()):
+        raise typer.Exit(2)
+
+
+@app.command(epilog="Example: wesar-sweep plan search_spaces/lr_sigma.yaml")
+def plan(
+    file: StudyFile,
+    on: On = None,
+    slots: Slots = None,
+    device: Device = None,
+    workers: Workers = None,
+    set_: Set = None,
+    probe: Annotated[
+        bool, typer.Option("--probe/--no-probe", help="Train a few steps to estimate the time.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a study would train: cells, runs, tokens, FLOPs, and an estimate of the time."""
+    from wesar_sweep import plan_view
+    from wesar_sweep.config import load_study
+
+    study = load_study(file, overrides=set_ or ())
+    sweep = _sweep(on, slots=slots, device=device, workers=workers)
+    facts = plan_view.facts(study, sweep=sweep, probe=probe)
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        plan_view.show(facts)
+
+
+@app.command(epilog="Example: wesar-sweep schema > study.schema.json")
+def schema(
+    kind: Annotated[
+        Literal["study", "sweep"], typer.Argument(help="Which kind of file.")
+    ] = "study",
+) -> None:
+    """Print the JSON Schema of study or sweep files, for editors."""
+    from wesar_sweep.config import json_schema
+
+    print(json.dumps(json_schema(kind), indent=2))
+
+
+@app.command(
+    epilog="Example: wesar-sweep export results/lr_sigma --format parquet --out runs.parquet"
+)
+def export(
+    directory: Directory,
+    format: Annotated[
+        Literal["csv", "json", "parquet"], typer.Option("--format", help="File format.")
+    ] = "csv",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: outcomes.FORMAT in DIR.")
+    ] = None,
+) -> None:
+    """Write the outcomes, one row a run, for other programs."""
+    from wesar_sweep import api
+    from wesar_sweep.store.frames import export_outcomes
+
+    result = api.open_result(directory)
+    path = out or directory / f"outcomes.{format}"
+    export_outcomes(result.outcomes, path=path, format=format)
+    print(path)
+
+
+def _sweep(on: Path | None, **changes: object) -> Sweep:
+    """The machines, with what the command line says instead of the file."""
+    from wesar_sweep.config import load_sweep
+
+    overrides = [f"{name}={value}" for name, value in changes.items() if value is not None]
+    return load_sweep(on, overrides=overrides)
+
+
+def _run(study: Study, sweep: Sweep, out: Path | None) -> None:
+    from wesar_sweep import api
+    from wesar_sweep.driver import Interrupted
+
+    root = out or api.RESULTS / study.name
+    try:
+        result = api.run(study, on=sweep, out=root)
+    except Interrupted as stop:
+        say(f"stopped; what was finished is on disk. Go on with: wesar-sweep resume {_short(root)}")
+        raise typer.Exit(128 + stop.number) from None
+    _finish(result)
+
+
+def _finish(result: Result) -> None:
+    """Table, counts and the report's path; exit code 1 where runs failed."""
+    from wesar_sweep.reports import terminal_table
+
+    terminal_table(result.directory)
+    path = result.report()
+    summary = result.summary
+    say(count_line(summary))
+    print(_short(path))
+    if summary.failed:
+        say(
+            f"{summary.failed} run(s) failed through no fault of their settings; the reasons stand "
+            f"in the report and in {_short(result.directory.workers_folder)}"
+        )
+    if summary.failed or not summary.complete:
+        raise typer.Exit(1)
+
+
+def count_line(summary: Summary) -> str:
+    """Counts of runs by status."""
+    counts = asdict(summary)
+    named = ("completed", "diverged", "pruned", "failed", "waiting")
+    return f"{summary.runs} runs: " + ", ".join(f"{counts[n]} {n}" for n in named if counts[n])
+
+
+def _short(path: Path) -> str:
+    """The path as a person here would type it."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def say(text: str) -> None:
+    """A message for a person, on standard error."""
+    print(text, file=sys.stderr)
+
+
+def main() -> NoReturn:
+    """Entry point: errors for people become a message and exit code 2 (1 where workers failed)."""
+    from wesar_sweep.errors import LaunchError
+
+    try:
+        app()
+    except ConfigError as error:
+        say(f"{error}\n\n{len(error.problems)} problem(s); nothing was run.")
+        sys.exit(2)
+    except LaunchError as error:
+        say(f"error: {error}")
+        sys.exit(1)
+    except WesarSweepError as error:
+        say(f"error: {error}")
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader, such as `head`, has gone.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(0)

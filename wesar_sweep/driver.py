@@ -1,0 +1,277 @@
+"""What the process of a person does: prepares the directory, launches workers, watches, ends well.
+
+It trains nothing itself (except through the inline launcher) and keeps no state that is not on
+disk: kill it, and `resume` goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from wesar_sweep.config import dump_study, load_study, study_hash
+from wesar_sweep.config.space import possible_values
+from wesar_sweep.config.study import Study
+from wesar_sweep.config.sweep import Sweep
+from wesar_sweep.errors import LaunchError, StoreError
+from wesar_sweep.launchers.base import Job, Launcher, WorkerTask
+from wesar_sweep.launchers.inline import InlineLauncher
+from wesar_sweep.launchers.local import LocalLauncher
+from wesar_sweep.launchers.placement import WorkerPlacement, plan_workers
+from wesar_sweep.progress import Display
+from wesar_sweep.store.atomic import write_atomically
+from wesar_sweep.store.layout import StudyDirectory
+from wesar_sweep.store.locks import HeldLock, try_hold
+from wesar_sweep.store.provenance import collect_provenance, merge_provenance, read_provenance
+from wesar_sweep.studies.check import check
+from wesar_sweep.studies.progress import Progress, Summary
+from wesar_sweep.studies.queue import CellQueue
+from wesar_sweep.studies.storage import close_study, open_study
+
+_log = logging.getLogger(__name__)
+
+_POLL_S = 0.1
+_STOP_GRACE_S = 60.0
+"""Seconds workers get to stop after Ctrl-C; then they are killed, and nothing finished is lost."""
+
+
+class Interrupted(Exception):
+    """The user or the system asked to stop; all that was finished is on disk."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(signal.Signals(number).name)
+
+
+def run_study(
+    study: Study,
+    *,
+    sweep: Sweep,
+    root: Path,
+    command: Sequence[str] | None = None,
+    quiet: bool = False,
+) -> Summary:
+    """Train what is left of a study and return how it stands.
+
+    Args:
+        study: What to train.
+        sweep: On which machines.
+        root: The results directory; made, or gone on with where it holds the same study.
+        command: For the provenance; default this process's.
+        quiet: Show no progress.
+
+    Raises:
+        ConfigError: The study asks for what is not installed, or the text cannot be read.
+        StoreError: The directory holds another study, or another process runs it now.
+        LaunchError: Workers cannot be started, or keep dying.
+        Interrupted: Ctrl-C or SIGTERM, after the workers have stopped.
+    """
+    check(study)
+    placements = plan_workers(sweep)
+    directory = StudyDirectory(root)
+    with _driver_lock(directory):
+        _prepare(study, directory, command=command)
+        progress = Progress(directory, study)
+        try:
+            with Display(study, directory, quiet=quiet), _stop_signals() as asked:
+                _work(study, sweep, directory, placements, progress, asked)
+            with CellQueue(study, directory, "driver") as queue:
+                queue.settle()
+            return progress.read()
+        finally:
+            progress.close()
+
+
+@contextmanager
+def _driver_lock(directory: StudyDirectory) -> Iterator[HeldLock]:
+    lock = try_hold(directory.driver_lock_file, timeout_s=2.0)
+    if lock is None:
+        raise StoreError(
+            f"another process is running the study in {directory.root} now: "
+            f"watch it with `wesar-sweep status {directory.root}`, or choose another place "
+            "with --out"
+        )
+    with lock:
+        yield lock
+
+
+def _prepare(study: Study, directory: StudyDirectory, *, command: Sequence[str] | None) -> None:
+    """Everything that must be on disk, and be right, before anything is trained."""
+    # Imported late: numpy and the corpus readers, which `status` and `report` do without.
+    from wesar_sweep.training.corpus import load_corpus
+
+    fingerprint = study_hash(study)
+    if directory.study_file.exists():
+        there = study_hash(load_study(directory.study_file))
+        if there != fingerprint:
+            raise StoreError(
+                f"{directory.root} holds another study (hash {there[:12]}, this one "
+                f"{fingerprint[:12]}): "
+                f"choose another place with --out, or go on with that one by "
+                f"`wesar-sweep resume {directory.root}`"
+            )
+    contexts = [int(str(context)) for context in possible_values(study, "context")]
+    corpus = load_corpus(study.data, context=max(contexts))
+    known = (
+        read_provenance(directory).get("corpus", {}).get("sha256")
+        if directory.root.exists()
+        else None
+    )
+    if known is not None and known != corpus.sha256:
+        raise StoreError(
+            f"the corpus has changed since the study in {directory.root} began "
+            f"(sha256 {corpus.sha256[:12]}, then {known[:12]}), so further runs would not compare: "
+            "restore the text, or train anew with --out NEW_DIRECTORY"
+        )
+    directory.create()
+    directory.stop_file.unlink(missing_ok=True)
+    if not directory.study_file.exists():
+        write_atomically(directory.study_file, dump_study(study).encode())
+    facts = collect_provenance(study_hash=fingerprint, command=command)
+    if known is not None:
+        facts = {"resumed": {facts["started_at"]: facts["command"]}}
+    facts["corpus"] = {
+        "description": corpus.description,
+        "sha256": corpus.sha256,
+        "train_tokens": len(corpus.train),
+        "validation_tokens": len(corpus.validation),
+        "entropy_rate": corpus.entropy_rate,
+    }
+    merge_provenance(directory, facts=facts)
+    close_study(open_study(study, directory))
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Signals that came in, newest last: SIGINT and SIGTERM end a study in good order."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _work(
+    study: Study,
+    sweep: Sweep,
+    directory: StudyDirectory,
+    placements: Sequence[WorkerPlacement],
+    progress: Progress,
+    asked: list[int],
+) -> None:
+    """Keep the workers alive until nothing is left to train."""
+    summary = progress.read()
+    if summary.complete:
+        return
+    placements = placements[: max(1, summary.runs - summary.runs_done)]
+    launcher: Launcher = (
+        InlineLauncher() if sweep.launcher == "inline" else LocalLauncher(directory.workers_folder)
+    )
+    names = _worker_names(directory)
+    restarts = study.retries
+    try:
+        jobs = {
+            placement.index: launcher.submit(
+                _task(sweep, directory, placement, name=next(names), workers=len(placements)),
+                index=placement.index,
+            )
+            for placement in placements
+        }
+        while jobs:
+            for index, job in list(jobs.items()):
+                state = job.wait() if sweep.launcher == "inline" else job.poll()
+                if asked or directory.stop_file.exists():
+                    _stop(directory, list(jobs.values()))
+                    raise Interrupted(asked[-1] if asked else signal.SIGINT)
+                if state in ("pending", "running"):
+                    continue
+                del jobs[index]
+                if state == "failed":
+                    _log.warning("worker %d died: %s", index, job.failure())
+                    if progress.read().complete:
+                        continue
+                    if restarts == 0:
+                        if not jobs:
+                            raise LaunchError(_death_notice(job, directory))
+                        continue
+                    restarts -= 1
+                    jobs[index] = launcher.submit(
+                        _task(
+                            sweep,
+                            directory,
+                            placements[index],
+                            name=next(names),
+                            workers=len(placements),
+                        ),
+                        index=index,
+                    )
+            time.sleep(_POLL_S)
+    finally:
+        launcher.close()
+
+
+def _worker_names(directory: StudyDirectory) -> Iterator[str]:
+    """The names w0, w1, … that no earlier worker of this study had: each writes its own files."""
+    number = len(list(directory.workers_folder.glob("*.lock")))
+    while True:
+        name = f"w{number}"
+        if (
+            not directory.worker_lock_file(name).exists()
+            and not directory.outcomes_file(name).exists()
+        ):
+            yield name
+        number += 1
+
+
+def _task(
+    sweep: Sweep, directory: StudyDirectory, placement: WorkerPlacement, *, name: str, workers: int
+) -> WorkerTask:
+    return WorkerTask(
+        name=name,
+        function="wesar_sweep.worker:main",
+        arguments={
+            "directory": str(directory.root.absolute()),
+            "worker": name,
+            "device": placement.device,
+            "slots": sweep.slots,
+            "memory_fraction": sweep.memory_fraction,
+            "workers": workers,
+            "follow_driver": True,
+        },
+        environment=placement.environment,
+        timeout_min=sweep.timeout_min,
+        log=directory.log_file(name),
+    )
+
+
+def _stop(directory: StudyDirectory, jobs: Sequence[Job]) -> None:
+    """Ask every worker to stop and wait for it; what does not listen is killed by the launcher."""
+    directory.stop_file.touch()
+    deadline = time.monotonic() + _STOP_GRACE_S
+    for job in jobs:
+        job.wait(timeout_s=max(0.0, deadline - time.monotonic()))
+    directory.stop_file.unlink(missing_ok=True)
+
+
+def _death_notice(job: Job, directory: StudyDirectory) -> str:
+    return (
+        f"every worker died; the last one: {job.failure()}\n{job.log_tail(15)}\n"
+        f"What was finished is on disk. Mend the cause (logs: {directory.workers_folder}), then: "
+        f"wesar-sweep resume {os.path.relpath(directory.root)}"
+    )

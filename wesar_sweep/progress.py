@@ -1,0 +1,122 @@
+"""Live progress of a study on standard error: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from types import TracebackType
+
+from wesar_sweep.config.study import Study
+from wesar_sweep.store.beat import Beat, read_beats
+from wesar_sweep.store.layout import StudyDirectory
+from wesar_sweep.store.locks import is_held
+from wesar_sweep.studies.progress import Progress, Summary
+
+_TERMINAL_EVERY_S = 0.5
+_PLAIN_EVERY_S = 10.0
+
+
+class Display:
+    """Shows a study's progress while a `with` block lasts; reads only what is on disk.
+
+    Args:
+        study: The study.
+        directory: Where it lives.
+        quiet: Show nothing.
+    """
+
+    def __init__(self, study: Study, directory: StudyDirectory, *, quiet: bool = False) -> None:
+        self._progress = Progress(directory, study)
+        self._directory, self._title, self._quiet = directory, study.name, quiet
+        self._terminal = sys.stderr.isatty()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Display:
+        if not self._quiet:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        if not self._quiet:
+            self._thread.join()
+        self._progress.close()
+
+    def _read(self) -> tuple[Summary, list[Beat]]:
+        beats = [
+            beat
+            for beat in read_beats(self._directory)
+            if is_held(self._directory.worker_lock_file(beat.worker))
+        ]
+        return self._progress.read(), beats
+
+    def _loop(self) -> None:
+        if self._terminal:
+            self._terminal_loop()
+        else:
+            self._plain_loop()
+
+    def _plain_loop(self) -> None:
+        last = ""
+        while True:
+            ended = self._done.wait(0 if not last else _PLAIN_EVERY_S)
+            line = describe(*self._read(), elapsed_s=time.monotonic() - self._started)
+            if line != last:
+                print(f"{self._title}: {line}", file=sys.stderr, flush=True)
+                last = line
+            if ended:
+                return
+
+    def _terminal_loop(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bars
+
+        with Bars(
+            TextColumn("[bold]{task.fields[title]}"),
+            BarColumn(),
+            TextColumn("{task.fields[line]}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=False,
+        ) as bars:
+            task = bars.add_task("", total=None, title=self._title, line="starting")
+            while True:
+                ended = self._done.wait(_TERMINAL_EVERY_S)
+                summary, beats = self._read()
+                bars.update(
+                    task,
+                    total=summary.runs,
+                    completed=summary.runs_done + fraction_running(beats),
+                    line=describe(summary, beats),
+                )
+                if ended:
+                    return
+
+
+def fraction_running(beats: list[Beat]) -> float:
+    """How much of the runs in slots is done, in runs."""
+    return sum(slot.step / slot.steps for beat in beats for slot in beat.slots)
+
+
+def describe(summary: Summary, beats: list[Beat], *, elapsed_s: float | None = None) -> str:
+    """One line: counts by status, speed, time left."""
+    counts = [f"{summary.runs_done}/{summary.runs} runs"]
+    for name in ("diverged", "pruned", "failed", "retrying", "running"):
+        count = getattr(summary, name)
+        if count:
+            counts.append(f"{count} {name}")
+    rate = sum(beat.tokens_per_second or 0.0 for beat in beats)
+    if rate:
+        counts.append(f"{rate / 1e3:,.0f}k tokens/s")
+    if elapsed_s is not None:
+        counts.append(f"{elapsed_s:.0f} s")
+    return " · ".join(counts)

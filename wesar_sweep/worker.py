@@ -1,0 +1,259 @@
+"""What a launched process runs: joins a queue from `studies` to an engine from `training`.
+
+Workers are identical and hold no state that is not on disk: kill one at any moment and another goes
+on with its cells. A worker never imports polars or altair.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from wesar_sweep.config import load_study
+from wesar_sweep.config.run import Architecture
+from wesar_sweep.config.space import possible_values
+from wesar_sweep.config.study import Study
+from wesar_sweep.errors import StoreError
+from wesar_sweep.store.beat import Beat, SlotBeat, WorkerState, write_beat
+from wesar_sweep.store.layout import StudyDirectory
+from wesar_sweep.store.locks import is_held
+from wesar_sweep.store.provenance import cpu_model, merge_provenance, read_provenance
+
+if TYPE_CHECKING:
+    import torch
+
+    from wesar_sweep.training.engine import Engine
+
+_log = logging.getLogger(__name__)
+
+_BEAT_EVERY_S = 1.0
+_RATE_OVER_S = 5.0
+"""The speed shown is a mean over about so many seconds."""
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
+def main(
+    *,
+    directory: str,
+    worker: str,
+    device: str = "auto",
+    slots: int | None = None,
+    memory_fraction: float = 0.8,
+    workers: int = 1,
+    follow_driver: bool = False,
+) -> None:
+    """Train runs of a study until there is nothing left to take, or until asked to stop.
+
+    Args:
+        directory: The study's results directory; its `study.yaml` says what to train.
+        worker: This worker's name, unique among the living.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        slots: Runs to train at once; None: from memory.
+        memory_fraction: Share of the free memory that the slots may fill.
+        workers: Workers that share this machine's memory.
+        follow_driver: Stop when no process holds the study's driver lock any more.
+
+    Raises:
+        StoreError: The results directory cannot be used, or the corpus is not the study's.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    study_directory = StudyDirectory(Path(directory))
+    study = load_study(study_directory.study_file)
+    watch = _Watch(study_directory, worker=worker, follow_driver=follow_driver)
+    with watch.stop_signals():
+        try:
+            _train(
+                study,
+                study_directory,
+                watch,
+                device=device,
+                slots=slots,
+                memory_fraction=memory_fraction,
+                workers=workers,
+            )
+        except BaseException as error:
+            watch.say("failed", message=f"{type(error).__name__}: {error}")
+            raise
+        watch.say("stopping" if watch.stop_asked else "finished")
+
+
+def _train(
+    study: Study,
+    directory: StudyDirectory,
+    watch: _Watch,
+    *,
+    device: str,
+    slots: int | None,
+    memory_fraction: float,
+    workers: int,
+) -> None:
+    watch.say("starting")
+    from wesar_sweep.studies.queue import CellQueue
+    from wesar_sweep.training.corpus import load_corpus
+    from wesar_sweep.training.engine import Engine
+    from wesar_sweep.training.memory import choose_slots
+
+    where = torch_device(device)
+    with CellQueue(study, directory, watch.worker) as queue:
+        contexts = possible_values(study, "context")
+        corpus = load_corpus(study.data, context=max(int(str(context)) for context in contexts))
+        known = read_provenance(directory).get("corpus", {}).get("sha256")
+        if known is not None and known != corpus.sha256:
+            raise StoreError(
+                f"the corpus has changed since the study in {directory.root} began "
+                f"(sha256 {corpus.sha256[:12]}, then {known[:12]}): its runs would not compare. "
+                "Restore the text, or run the study anew with --out NEW_DIRECTORY."
+            )
+        watch.set_machine(where, corpus_hash=corpus.sha256)
+        merge_provenance(directory, facts={"workers": {watch.worker: watch.machine_facts()}})
+
+        def slots_for(architecture: Architecture) -> int:
+            return slots or choose_slots(
+                architecture, device=where, memory_fraction=memory_fraction, workers=workers
+            )
+
+        Engine(
+            study,
+            queue=queue,
+            corpus=corpus,
+            device=where,
+            methods=[str(name) for name in possible_values(study, "method")],
+            slots=slots_for,
+            worker=watch.worker,
+            on_block=watch.on_block,
+        ).train()
+
+
+def torch_device(name: str) -> torch.device:
+    """The device to train on; on a CPU with one thread, so that sums have one order.
+
+    Raises:
+        StoreError: ``cuda`` was asked for and torch sees none.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise StoreError(
+            "device cuda was asked for and torch sees no GPU: use --device cpu, or install a torch "
+            "built for this machine's CUDA"
+        )
+    if name == "cpu":
+        torch.set_num_threads(1)
+    return torch.device(name)
+
+
+class _Watch:
+    """Tells the outside what the worker does, and the worker what the outside wants."""
+
+    def __init__(self, directory: StudyDirectory, *, worker: str, follow_driver: bool) -> None:
+        self.worker = worker
+        self.stop_asked = False
+        self._directory, self._follow_driver = directory, follow_driver
+        self._beat = Beat(worker=worker, pid=os.getpid(), host=platform.node())
+        self._engine: Engine | None = None
+        self._rate_since = (time.monotonic(), 0)
+
+    @contextmanager
+    def stop_signals(self) -> Iterator[None]:
+        """Take SIGTERM, SIGINT and SIGUSR2 as a wish to stop at the next block."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            self.stop_asked = True
+            outer = before[signal.Signals(number)]
+            # Inline, the driver listens too; Python's own handler would tear the block apart.
+            if callable(outer) and outer is not signal.default_int_handler:
+                outer(number, frame)
+
+        before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+        for number in _STOP_SIGNALS:
+            signal.signal(number, ask)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def set_machine(self, device: torch.device, *, corpus_hash: str) -> None:
+        """Keep what only this process knows of its machine."""
+        import torch
+
+        cuda = device.type == "cuda"
+        versions = {"torch": str(torch.__version__)}
+        if cuda:
+            versions["cuda"] = str(torch.version.cuda)
+        self._beat = replace(
+            self._beat,
+            device=device.type,
+            device_name=torch.cuda.get_device_name(device) if cuda else cpu_model(),
+            corpus_hash=corpus_hash,
+            versions=versions,
+        )
+
+    def machine_facts(self) -> dict[str, object]:
+        """The same for the provenance."""
+        beat = self._beat
+        return {
+            "host": beat.host,
+            "device": beat.device,
+            "device_name": beat.device_name,
+            "versions": beat.versions,
+            "corpus_hash": beat.corpus_hash,
+        }
+
+    def say(self, state: WorkerState, *, message: str = "") -> None:
+        """Write a beat now."""
+        self._beat = replace(
+            self._beat, state=state, message=message, updated_at=time.time(), **self._figures()
+        )
+        write_beat(self._directory, beat=self._beat)
+
+    def on_block(self, engine: Engine) -> bool:
+        """Beat once a second and look whether to stop; called by the engine after every block."""
+        self._engine = engine
+        if time.time() - self._beat.updated_at < _BEAT_EVERY_S and self._beat.state == "training":
+            return self.stop_asked
+        self.say("training")
+        self.stop_asked |= self._directory.stop_file.exists()
+        if self._follow_driver and not is_held(self._directory.driver_lock_file):
+            _log.warning("the process that started this worker is gone: stopping")
+            self.stop_asked = True
+        return self.stop_asked
+
+    def _figures(self) -> dict[str, Any]:
+        """What the engine trains and how fast; nothing before there is one."""
+        engine = self._engine
+        if engine is None:
+            return {}
+        since, tokens = self._rate_since
+        elapsed = time.monotonic() - since
+        rate = (engine.tokens - tokens) / elapsed if elapsed > _RATE_OVER_S / 10 else None
+        if elapsed > _RATE_OVER_S:
+            self._rate_since = (time.monotonic(), engine.tokens)
+        return {
+            "slots": tuple(
+                SlotBeat(record.run.trial, record.run.seed, record.steps_done, record.steps)
+                for record in engine.records
+                if record is not None
+            ),
+            "slot_count": len(engine.records) or None,
+            "runs_done": engine.runs_done,
+            "tokens": engine.tokens,
+            "tokens_per_second": rate or self._beat.tokens_per_second,
+            "training_seconds": engine.training_seconds,
+            "evaluation_seconds": engine.evaluation_seconds,
+        }
