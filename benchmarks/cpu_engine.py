@@ -4,9 +4,9 @@
 
 Both train the shapes, batches and steps of search_spaces/lr_sigma.yaml on its corpus. The plain
 loop is what a training script does: one module, torch.optim.AdamW, clipping, a schedule, with
-torch's own choice of threads and, beside it, with one. The engine is `wesar-sweep run` as users have it, its
-processes' start-up, data, storage, probes and evaluations included in its time. The two take turns
-in one call; a row for each figure is appended to results/benchmarks.csv.
+torch's own choice of threads and, beside it, with one. The engine is `wesar-sweep run` as users
+have it, start-up, data, storage, probes and evaluations included in its time. The two
+take turns in one call; a row for each figure is appended to results/benchmarks.csv.
 """
 
 from __future__ import annotations

@@ -188,6 +188,30 @@ def test_a_fault_of_the_machine_fails_runs_and_they_are_tried_again(
     assert "illegal memory access" in given_up.outcomes[(0, 0)].reason
 
 
+def test_a_stack_that_does_not_fit_goes_on_with_half_the_slots(
+    study_of, runs_of, train, monkeypatch
+):
+    """No run is lost and no try is counted; one slot that does not fit is a failure."""
+    study = study_of(training={"steps": 12}, data=SYNTHETIC)
+    runs = runs_of(study, *({"method": "he", "seed": n} for n in range(9)))
+    undisturbed = train(study, runs, slots=2)
+    honest, limit = engine_module.Stack.step, [2]
+
+    def small_memory(self, *args, **options):
+        if self.slots > limit[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return honest(self, *args, **options)
+
+    monkeypatch.setattr(engine_module.Stack, "step", small_memory)
+    queue = train(study, runs, slots=8)
+    assert {o.status for o in queue.outcomes.values()} == {"completed"}
+    assert {o.attempt for o in queue.outcomes.values()} == {1}
+    same(undisturbed, queue)
+    limit[0] = 0
+    failed = train(study, runs[:2], slots=2)
+    assert {o.status for o in failed.outcomes.values()} == {"failed"}
+
+
 def test_training_approaches_the_entropy_of_the_source_and_never_goes_below(
     study_of, runs_of, train
 ):

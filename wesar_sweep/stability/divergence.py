@@ -1,9 +1,9 @@
 """When a run has diverged: rule ``v1``, online and over a whole curve.
 
 The rule, in the words of `wesar_sweep.config.study.Divergence` (``window``, ``patience``,
-``margin``, ``delta``). Steps are counted from 0; the loss and the gradient norm of a step are those before its
-update. The *smoothed* loss of a step is the mean of the last ``window`` losses up to it, and exists
-only when there are that many. A run has diverged at the first step where
+``margin``, ``delta``). Steps are counted from 0; the loss and the gradient norm of a step are those
+before its update. The *smoothed* loss of a step is the mean of the last ``window`` losses up to it,
+and exists only when there are that many. A run has diverged at the first step where
 
 1. the loss or the gradient norm is not finite; or
 2. the smoothed loss has been more than ``margin`` above the initial loss for ``patience`` steps on

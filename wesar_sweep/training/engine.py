@@ -32,7 +32,11 @@ BLOCK_STEPS = 20
 
 
 class MachineFault(Exception):
-    """The machine, not the run, stopped a whole stack (out of memory, a CUDA error)."""
+    """The machine, not the run, stopped a whole stack, such as by a CUDA error."""
+
+
+class OutOfMemory(MachineFault):
+    """The stack did not fit."""
 
 
 @contextmanager
@@ -40,7 +44,9 @@ def _machine_faults() -> Iterator[None]:
     """Tell the machine's faults, torch's RuntimeError and MemoryError, from our own."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(f"{type(error).__name__}: {error}") from error
+    except RuntimeError as error:
         raise MachineFault(f"{type(error).__name__}: {error}") from error
 
 
@@ -88,23 +94,33 @@ class Engine:
 
     def train(self) -> None:
         """Train until the queue has nothing more to take, or `on_block` asks to stop."""
+        limit: int | None = None
         while not self._on_block(self):
-            self._waiting = list(self._queue.take(1))
+            self._waiting += [] if self._waiting else self._queue.take(1)
             if not self._waiting:
                 return
             architecture = self._waiting[0].architecture
-            slots = self._slots(architecture)
-            if slots > 1:
-                self._waiting += self._queue.take(slots - 1, architecture=architecture)
+            slots = self._slots(architecture) if limit is None else limit
+            if slots > len(self._waiting):
+                count = slots - len(self._waiting)
+                self._waiting += self._queue.take(count, architecture=architecture)
             try:
                 self._train_stack(architecture, slots=slots)
+                limit = None
+            except OutOfMemory as fault:
+                if min(slots, len(self.records)) == 1:
+                    self._give_up(str(fault))
+                else:
+                    limit = len(self.records) // 2
+                    self._start_over()
+                    _log.warning("%d slots do not fit, going on with %d: %s", slots, limit, fault)
             except MachineFault as fault:
                 self._give_up(str(fault))
 
     def _train_stack(self, architecture: Architecture, *, slots: int) -> None:
         """Train runs of one shape, and what the queue sends after them, until none is left."""
         on_cpu = self._device.type == "cpu"
-        self.records = [None] * (len(self._waiting) if on_cpu else slots)
+        self.records = [None] * (min(slots, len(self._waiting)) if on_cpu else slots)
         with _machine_faults():
             stack = Stack(
                 architecture, slots=len(self.records), traits=self._traits, train_S=self._train_S
@@ -248,11 +264,18 @@ class Engine:
         self.runs_done += 1
         self._queue.finish(outcome, curve)
 
+    def _start_over(self) -> None:
+        """Put every run of the stack back among the waiting, to begin anew: no try is counted."""
+        self._waiting = [record.run for _, record in self._live()] + self._waiting
+        self.records = []
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _give_up(self, reason: str) -> None:
         """Hand in every run of the stack as failed; the queue decides which are tried again."""
         _log.error("the stack failed: %s", reason)
-        runs = [record.run for _, record in self._live()] + self._waiting
-        self.records, self._waiting = [], []
+        self._start_over()
+        runs, self._waiting = self._waiting, []
         for run in runs:
             failed = Outcome(
                 study=run.study,

@@ -22,7 +22,8 @@ def bytes_a_run(architecture: Architecture, *, on_cpu: bool) -> int:
     width = 4 if on_cpu else 2
     parameters = Layout(a, with_row_gains=False).size
     state = parameters * (5 * 4 + 2 * width)
-    kept_a_layer = 14 * a.width + (5 if a.ffn == "swiglu" else 3) * a.ffn_width
+    # On a GPU the norms keep float32 copies of their bfloat16 inputs and outputs.
+    kept_a_layer = (14 if on_cpu else 24) * a.width + (5 if a.ffn == "swiglu" else 3) * a.ffn_width
     attention_a_layer = 0 if not on_cpu else 2 * a.heads
     logits = 3 * 4 * a.vocabulary
     kept_a_token = (
