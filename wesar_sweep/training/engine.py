@@ -120,7 +120,8 @@ class Engine:
     def _train_stack(self, architecture: Architecture, *, slots: int) -> None:
         """Train runs of one shape, and what the queue sends after them, until none is left."""
         on_cpu = self._device.type == "cpu"
-        self.records = [None] * (min(slots, len(self._waiting)) if on_cpu else slots)
+        # The queue gave all it has for this shape: a stack for more would train empty slots.
+        self.records = [None] * min(slots, len(self._waiting))
         with _machine_faults():
             stack = Stack(
                 architecture, slots=len(self.records), traits=self._traits, train_S=self._train_S

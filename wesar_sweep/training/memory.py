@@ -11,6 +11,9 @@ from wesar_sweep.model.layout import Layout
 CPU_SLOTS = 4
 """Runs a single-threaded CPU worker stacks by default; see docs/LOG.md for the measurement."""
 
+GPU_ROWS = 65_535
+"""Most (run, sequence, head) rows of a stack: attention kernels put them on one axis of their grid."""
+
 
 def bytes_a_run(architecture: Architecture, *, on_cpu: bool) -> int:
     """Memory of one run in a stack while it trains: state and the activations kept for backward.
@@ -51,4 +54,7 @@ def choose_slots(
     else:
         free = psutil.virtual_memory().available // workers
     fits = int(free * memory_fraction) // bytes_a_run(architecture, on_cpu=device.type == "cpu")
-    return max(1, fits if device.type == "cuda" else min(fits, CPU_SLOTS))
+    most = (
+        CPU_SLOTS if device.type == "cpu" else GPU_ROWS // (architecture.batch * architecture.heads)
+    )
+    return max(1, min(fits, most))
