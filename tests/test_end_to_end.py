@@ -26,7 +26,7 @@ space:
 replicates: 2
 model: {width: 12, depth: 1, heads: 2, context: 16}
 training: {steps: 40, batch: 4, warmup: 4}
-data: {source: synthetic, symbols: 32, length: 40_000}
+data: {source: synthetic, symbols: 32, length: 40000}
 evaluation: {sequences: 8, every: 16}
 probes: {every: 5}
 divergence: {window: 4, patience: 8}

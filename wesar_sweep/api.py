@@ -24,6 +24,7 @@ from wesar_sweep.store.layout import StudyDirectory
 if TYPE_CHECKING:
     import polars as pl
 
+    from wesar_sweep.analysis import Analysis
     from wesar_sweep.store.rows import Curve
     from wesar_sweep.studies.progress import Summary
 
@@ -40,10 +41,15 @@ class Result:
 
     @property
     def outcomes(self) -> pl.DataFrame:
-        """One row a run: key, hyperparameters by their YAML names, status, losses, costs."""
-        from wesar_sweep.store.frames import read_outcomes_frame
+        """One row a run: key, knobs by their YAML names, status, losses, spikes, costs."""
+        return self.analysis.outcomes
 
-        return read_outcomes_frame(self.directory, study=self.study)
+    @property
+    def analysis(self) -> Analysis:
+        """Every figure of the report as polars frames, computed from what is on disk now."""
+        from wesar_sweep.analysis import Analysis
+
+        return Analysis.read(self.directory, study=self.study)
 
     @property
     def summary(self) -> Summary:

@@ -210,7 +210,7 @@ def export(
 ) -> None:
     """Write the outcomes, one row a run, for other programs."""
     from wesar_sweep import api
-    from wesar_sweep.store.frames import export_outcomes
+    from wesar_sweep.reports.export import export_outcomes
 
     result = api.open_result(directory)
     path = out or directory / f"outcomes.{format}"
@@ -241,9 +241,9 @@ def _run(study: Study, sweep: Sweep, out: Path | None) -> None:
 
 def _finish(result: Result) -> None:
     """Table, counts and the report's path; exit code 1 where runs failed."""
-    from wesar_sweep.reports import terminal_table
+    from wesar_sweep.reports.terminal import print_summary
 
-    terminal_table(result.directory)
+    print_summary(result.analysis)
     path = result.report()
     summary = result.summary
     say(count_line(summary))
