@@ -56,7 +56,7 @@ def test_samplers(tmp_path, name):
 def test_pruners(tmp_path, name, options):
     result, trials = train(
         tmp_path,
-        space={"lr": {"low": 1e-4, "high": 1.0, "log": True}},
+        space={"lr": {"low": 1e-4, "high": 3e-2, "log": True}},
         pruner={"name": name, "options": options},
         sampler={"name": "random", "cells": 12},
     )
