@@ -241,10 +241,12 @@ def _run(study: Study, sweep: Sweep, out: Path | None) -> None:
 
 def _finish(result: Result) -> None:
     """Table, counts and the report's path; exit code 1 where runs failed."""
+    from wesar_sweep.reports import write
     from wesar_sweep.reports.terminal import print_summary
 
-    print_summary(result.analysis)
-    path = result.report()
+    analysis = result.analysis
+    print_summary(analysis)
+    path = write(result.directory, analysis=analysis)
     summary = result.summary
     say(count_line(summary))
     print(_short(path))

@@ -12,7 +12,7 @@ CPU_SLOTS = 4
 """Runs a single-threaded CPU worker stacks by default; see docs/LOG.md for the measurement."""
 
 GPU_ROWS = 65_535
-"""Most (run, sequence, head) rows of a stack: attention kernels put them on one axis of their grid."""
+"""Most (run, sequence, head) rows of a stack, which attention puts on one axis of its grid."""
 
 
 def bytes_a_run(architecture: Architecture, *, on_cpu: bool) -> int:

@@ -1,0 +1,64 @@
+import pytest
+from invented_study import lr_study
+
+from wesar_sweep.analysis.axes import axes, expected_series, format_value, series_label
+
+
+@pytest.mark.parametrize(
+    ("value", "knob", "words"),
+    [
+        (4e-5, "sigma2", "4e-5"),
+        (1e-2, "lr", "1e-2"),
+        (1e-1, "lr", "1e-1"),
+        (1.0, "lr", "1"),
+        (3.162e-4, "lr", "3.162e-4"),
+        (0.95, "beta2", "0.95"),
+        (1e-8, "eps", "1e-8"),
+        (64, "width", "64"),
+        (None, "clip", "off"),
+        (True, "tied", "true"),
+        (9.999999e-4, "lr", "9.999999e-4"),
+    ],
+)
+def test_values_as_labels(value: object, knob: str, words: str) -> None:
+    assert format_value(value, knob=knob) == words  # type: ignore[arg-type]
+
+
+def test_labels_of_neighbouring_floats_differ() -> None:
+    assert format_value(0.1 + 0.2, knob="beta1") != ""
+    assert format_value(1.0000001e-3, knob="lr") != format_value(1e-3, knob="lr")
+
+
+def test_sigma2_is_named_only_where_it_means_something() -> None:
+    names = ("method", "sigma2", "width")
+    assert series_label({"method": "wesar", "sigma2": 4e-5, "width": 64}, names) == (
+        "wesar σ²=4e-5 width=64"
+    )
+    assert series_label({"method": "he", "sigma2": None, "width": 64}, names) == "he width=64"
+
+
+def test_the_axis_is_lr_where_it_is_searched() -> None:
+    study = lr_study()
+    layout = axes(study)
+    assert (layout.axis, layout.series, layout.gridded) == ("lr", ("method", "sigma2"), True)
+    assert expected_series(study, layout) == ("small", "he", "wesar σ²=4e-5", "wesar σ²=1e-3")
+
+
+def test_without_lr_the_axis_is_another_number_or_none() -> None:
+    assert axes(lr_study(space={"method": ["he", "wesar"], "width": [32, 64]})).axis == "width"
+    alone = axes(lr_study(space={"method": ["he", "wesar"]}))
+    assert (alone.axis, alone.gridded) == (None, False) or alone.gridded
+
+
+def test_a_continuous_space_is_no_grid() -> None:
+    study = lr_study(
+        space={
+            "method": ["he", "wesar"],
+            "lr": {"low": 1e-4, "high": 1e-1, "log": True},
+            "sigma2": {"low": 1e-5, "high": 1e-2, "log": True, "when": {"method": "wesar"}},
+        },
+        sampler={"name": "tpe", "cells": 8},
+    )
+    layout = axes(study)
+    assert (layout.axis, layout.series, layout.scattered) == ("lr", ("method",), ("sigma2",))
+    assert not layout.gridded

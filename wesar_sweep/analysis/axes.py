@@ -1,0 +1,161 @@
+"""What varies in a study, as a reader looks at it: one axis, and series of everything else.
+
+The axis is the learning rate where it is searched, else the first other number that is. A *series*
+is one method with one value of every other searched knob, such as ``wesar σ²=4e-5``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from wesar_sweep.config.knobs import Scalar, knob_table
+from wesar_sweep.config.space import Range, grid_cells, values
+from wesar_sweep.config.study import Study
+from wesar_sweep.store.frames import KNOBS
+
+SYMBOLS: Mapping[str, str] = {"sigma2": "σ²", "beta1": "β₁", "beta2": "β₂"}
+"""Knobs that labels show by their symbol; all others by their YAML name."""
+
+MAX_SERIES_VALUES = 24
+"""A searched knob with more values than this is scattered, as a continuous one is."""
+
+_ALWAYS_SCIENTIFIC = ("lr", "sigma2")
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """How the cells of a study lie."""
+
+    axis: str | None
+    """The knob along which a series runs; None where no number is searched."""
+    series: tuple[str, ...]
+    """Knobs whose values name a series; ``method`` is always the first."""
+    scattered: tuple[str, ...]
+    """Searched knobs beside the axis with too many values for a series each."""
+    gridded: bool
+    """Whether the cells fill a matrix of series against axis values; else they are ranked."""
+    axis_values: tuple[Scalar, ...]
+    """The values of the axis that the study asks for, ascending; empty where continuous."""
+
+    @property
+    def log(self) -> bool:
+        """Whether the axis is drawn in the logarithm: for positive numbers that vary threefold."""
+        if self.axis is None:
+            return False
+        known = [float(v) for v in self.axis_values if isinstance(v, int | float)]
+        wide = bool(known) and min(known) > 0 and max(known) >= 3 * min(known)
+        return self.axis == "lr" or wide
+
+
+def searched_knobs(study: Study) -> tuple[str, ...]:
+    """The knobs of `space` that take more than one value, in the order of the file."""
+    return tuple(
+        knob
+        for knob, parameter in study.space.items()
+        if (listed := values(parameter, knob)) is None or len(set(listed)) > 1 or parameter.when
+    )
+
+
+def axes(study: Study) -> Axes:
+    """How the cells of this study lie, from its space alone."""
+    searched = searched_knobs(study)
+    numeric = [knob for knob in searched if knob_table()[knob].numeric]
+    # A condition makes a knob part of what tells series apart, as sigma2 does for WeSaR.
+    free = [knob for knob in numeric if not study.space[knob].when]
+    axis = "lr" if "lr" in numeric else (free[0] if free else None)
+    scattered = tuple(k for k in searched if k not in ("method", axis) and _scattered(study, k))
+    series = ("method", *(k for k in searched if k not in ("method", axis, *scattered)))
+    listed = () if axis is None else values(study.space[axis], axis)
+    known = sorted({float(str(v)) for v in listed or () if v is not None})
+    integer = axis is not None and knob_table()[axis].kind == "integer"
+    return Axes(
+        axis=axis,
+        series=series,
+        scattered=scattered,
+        gridded=not scattered and listed is not None and len(known) <= MAX_SERIES_VALUES,
+        axis_values=tuple(int(v) if integer else v for v in known),
+    )
+
+
+def _scattered(study: Study, knob: str) -> bool:
+    parameter = study.space[knob]
+    listed = values(parameter, knob)
+    return listed is None or (isinstance(parameter, Range) and len(listed) > MAX_SERIES_VALUES)
+
+
+def format_value(value: Scalar, *, knob: str = "", digits: int | None = None) -> str:
+    """A knob's value as labels show it: 4e-05 is ``4e-5``, and an lr of 0.01 is ``1e-2``.
+
+    Args:
+        value: The value.
+        knob: Its knob; lr and sigma2 are always written with an exponent.
+        digits: Significant digits; None keeps all of them, so that labels stay distinct.
+    """
+    if value is None:
+        return "off"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, float) or not math.isfinite(value):
+        return str(value)
+    if digits is not None:
+        value = float(f"{value:.{digits}g}")
+    if knob not in _ALWAYS_SCIENTIFIC and (value == 0 or 1e-3 <= abs(value) < 1e6):
+        return f"{value:.15g}"
+    if value == 0 or 1 <= abs(value) < 1e4:
+        return f"{value:.15g}"
+    exponent = math.floor(math.log10(abs(value)))
+    # 9.999…e-4 may round up to the next power.
+    mantissa = float(f"{value / 10.0**exponent:.12g}")
+    if abs(mantissa) >= 10:
+        mantissa, exponent = mantissa / 10, exponent + 1
+    return f"{mantissa:.12g}e{exponent}"
+
+
+def series_label(knobs: Mapping[str, Scalar], names: tuple[str, ...]) -> str:
+    """``wesar σ²=4e-5``: the method, then every other knob that has a value here."""
+    parts = [str(knobs["method"])]
+    for name in names:
+        if name == "method" or (name == "sigma2" and knobs[name] is None):
+            continue
+        sign = SYMBOLS.get(name, name)
+        parts.append(f"{sign}={format_value(knobs[name], knob=name)}")
+    return " ".join(parts)
+
+
+def axis_title(knob: str) -> str:
+    """What an axis of a chart or the head of a column calls a knob: its YAML name."""
+    return SYMBOLS.get(knob, knob)
+
+
+def with_series(frame: pl.DataFrame, layout: Axes) -> pl.DataFrame:
+    """The frame with a column ``series``; its rows need the columns ``Axes.series``."""
+    named = frame.select(layout.series).unique(maintain_order=True)
+    labels = [series_label(row, layout.series) for row in named.iter_rows(named=True)]
+    named = named.with_columns(pl.Series("series", labels, dtype=pl.String))
+    # By labels' own knobs, nulls equal; never by lr.
+    return frame.join(named, on=list(layout.series), how="left", nulls_equal=True)
+
+
+def expected_series(study: Study, layout: Axes) -> tuple[str, ...]:
+    """The labels of all series that a grid will have, in the file's order; empty for no grid."""
+    if study.sampler.name != "grid":
+        return ()
+    fixed: dict[str, Scalar] = {
+        "method": study.method,
+        **dict(study.model),
+        **dict(study.training),
+    }
+    labels: dict[str, None] = {}
+    for cell in grid_cells(study):
+        knobs = {**fixed, **cell}
+        if not study.method_parts(str(knobs["method"])).uses_sigma2:
+            knobs["sigma2"] = None
+        labels.setdefault(series_label(knobs, layout.series))
+    return tuple(labels)
+
+
+assert set(SYMBOLS) <= set(KNOBS)

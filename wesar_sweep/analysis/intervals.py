@@ -1,0 +1,140 @@
+"""Intervals: Wilson for a rate, the bootstrap for a mean over seeds, Student's t for a difference.
+
+Every interval is two-sided at the level `CONFIDENCE`. Nothing here knows of studies.
+
+The bootstrap. A cell has few seeds, so it resamples them exactly: all multisets of n seeds with
+their multinomial probabilities up to n = `EXACT_SEEDS`, and `DRAWS` draws of a generator seeded
+with `GENERATOR_SEED` above that. Its quantiles are those of the *expanded percentile interval*
+(Hesterberg, "What teachers should know about the bootstrap", arXiv 1411.5279): at a tail of
+Φ(−√(n/(n−1))·t) in place of 2.5 %, because a plain percentile interval is too narrow by the factor
+√((n−1)/n) and by the difference of the normal and Student's t. No bootstrap of the mean can leave
+the range of its values; so at n seeds it covers a symmetric mean in at most 1 − 2^(1−n) of cases:
+`bootstrap_coverage_bound`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+CONFIDENCE = 0.95
+EXACT_SEEDS = 8
+DRAWS = 9_999
+GENERATOR_SEED = 20241
+
+Vector = NDArray[np.float64]
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A two-sided interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Resamples:
+    """Every resample of n seeds, or many of them."""
+
+    weights: Matrix
+    """[B, n] how often each seed is in a resample; rows sum to n."""
+    probability: Vector
+    """[B] sums to 1."""
+
+
+def wilson(k: int, n: int) -> Interval | None:
+    """Wilson's interval of a rate of which k of n were seen; None where n is 0."""
+    if n == 0:
+        return None
+    found = stats.binomtest(k, n).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
+    return Interval(float(found.low), float(found.high))
+
+
+@cache
+def resamples(n: int) -> Resamples:
+    """The bootstrap resamples of n seeds; see the module."""
+    assert n >= 1, n
+    if n > EXACT_SEEDS:
+        draws = np.random.default_rng(GENERATOR_SEED).integers(n, size=(DRAWS, n))
+        weights = np.stack([(draws == seed).sum(axis=1) for seed in range(n)], axis=1)
+        return Resamples(weights.astype(np.float64), np.full(DRAWS, 1 / DRAWS))
+    # Stars and bars: where the bars stand gives every way to write n as n counts.
+    places = list(itertools.combinations(range(2 * n - 1), n - 1))
+    bars = np.array(places, dtype=np.int64).reshape(len(places), n - 1)
+    ends = np.full((len(bars), 1), 2 * n - 1)
+    walls = np.concatenate([np.full((len(bars), 1), -1), bars, ends], axis=1)
+    counts = np.diff(walls, axis=1) - 1
+    factorial = np.array([math.factorial(count) for count in range(n + 1)], dtype=np.float64)
+    probability = math.factorial(n) / factorial[counts].prod(axis=1) / n**n
+    return Resamples(counts.astype(np.float64), probability)
+
+
+def tail(n: int) -> float:
+    """The share that the expanded percentile interval of n >= 2 seeds leaves out on each side."""
+    t = stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)
+    return float(stats.norm.cdf(-math.sqrt(n / (n - 1)) * t))
+
+
+def percentile_interval(samples: Vector, *, n: int) -> Interval | None:
+    """The expanded percentile interval of a figure computed once a resample of `resamples(n)`.
+
+    Args:
+        samples: [B] the figure of each resample; NaN where a resample has none.
+        n: Number of seeds.
+
+    Returns:
+        None where n is 1 (one seed has no spread) or the figure is nowhere finite.
+    """
+    usable = np.isfinite(samples)
+    if n < 2 or not usable.any():
+        return None
+    order = np.argsort(samples[usable], kind="stable")
+    values = samples[usable][order]
+    share = resamples(n).probability[usable][order]
+    share = share / share.sum()
+    cut = tail(n)
+    # Summed from each end, so that the two tails are treated alike to the last bit.
+    from_below, from_above = np.cumsum(share), np.cumsum(share[::-1])
+    last = len(values) - 1
+    low = min(int(np.searchsorted(from_below, cut, side="right")), last)
+    high = last - min(int(np.searchsorted(from_above, cut, side="right")), last)
+    return Interval(float(values[low]), float(values[high]))
+
+
+def bootstrap_mean(values: Vector) -> Interval | None:
+    """The interval of the mean of one value a seed; None for fewer than 2 values."""
+    n = len(values)
+    if n < 2:
+        return None
+    return percentile_interval(resamples(n).weights @ values / n, n=n)
+
+
+def bootstrap_coverage_bound(n: int) -> float:
+    """The most that a bootstrap interval of a symmetric mean covers with n seeds: 1 − 2^(1−n)."""
+    return 1 - 2.0 ** (1 - n)
+
+
+def student_mean(values: Vector) -> Interval | None:
+    """Student's t interval of a mean; None for fewer than 2 values."""
+    n = len(values)
+    if n < 2:
+        return None
+    half = stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    mean = float(np.mean(values))
+    return Interval(mean - half, mean + half)
+
+
+def sign_test(differences: Vector) -> float:
+    """Two-sided p of the exact sign test that the median difference is 0; ties are left out."""
+    signs = np.sign(differences[differences != 0])
+    if not len(signs):
+        return 1.0
+    return float(stats.binomtest(int((signs > 0).sum()), len(signs)).pvalue)

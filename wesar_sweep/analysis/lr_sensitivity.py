@@ -1,0 +1,75 @@
+"""LR sensitivity (Wortsman et al. 2023, arXiv 2309.14322, §2.2), with what it cannot say.
+
+The mean over the log-spaced lr grid of min(ℓ(lr), ℓ₀) − ℓ*: ℓ₀ the loss at initialisation, ℓ* the
+least over the grid. Each run is capped before seeds are averaged (`analysis.cells`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from wesar_sweep.analysis.intervals import percentile_interval
+from wesar_sweep.analysis.lr_curves import SeriesLosses
+
+CAVEATS: tuple[str, ...] = (
+    "It does not compare methods that change the meaning of lr, as WeSaR does: an optimum that "
+    "moves along the axis reads as a loss or a gain. Basin width does not move with it.",
+    "It depends on the range of lr: the paper's is 3e-4 to 3e-1.",
+    "It is zero where no lr trains at all.",
+)
+"""To be printed beside every value."""
+
+UNEVEN = 1.5
+"""A grid whose widest step in log lr is more than so many times its narrowest is called uneven."""
+
+SCHEMA = pl.Schema(
+    [
+        ("series", pl.String()),
+        ("method", pl.String()),
+        ("sensitivity", pl.Float64()),
+        ("sensitivity_low", pl.Float64()),
+        ("sensitivity_high", pl.Float64()),
+        ("lr_min", pl.Float64()),
+        ("lr_max", pl.Float64()),
+        ("n_lr", pl.Int64()),
+        ("n_seeds", pl.Int64()),
+        ("even", pl.Boolean()),
+        ("note", pl.String()),
+    ]
+)
+"""``sensitivity`` in nats; ``even``: the grid is evenly spaced in log lr, as it should be."""
+
+
+def lr_sensitivity(series: list[SeriesLosses]) -> pl.DataFrame:
+    """The LR sensitivity of every series, least first, with a bootstrap interval over seeds.
+
+    Args:
+        series: `series_losses` of a study whose axis is lr.
+
+    Returns:
+        One row a series as `SCHEMA` says; null for a series with a single lr.
+    """
+    rows = [_row(one) for one in series]
+    frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    return frame.sort("sensitivity", "series", nulls_last=True)
+
+
+def _row(one: SeriesLosses) -> tuple[object, ...]:
+    n, places = len(one.seeds), len(one.axis_L)
+    tail = (float(one.axis_L[0]), float(one.axis_L[-1]), places, n)
+    if places < 2:
+        return (one.series, one.method, None, None, None, *tail, True, "only one lr was tried")
+    mean_L = one.mean_L
+    value = float(mean_L.mean() - mean_L.min())
+    spread = None
+    if n >= 2:
+        sample_BL = one.resampled()
+        spread = percentile_interval(sample_BL.mean(axis=1) - sample_BL.min(axis=1), n=n)
+    step_L = np.diff(np.log10(one.axis_L))
+    even = bool(step_L.max() <= UNEVEN * step_L.min())
+    notes = [] if even else ["the grid is unevenly spaced in log lr"]
+    if n < 2:
+        notes.append("one seed: no interval")
+    bounds = (spread.low, spread.high) if spread else (None, None)
+    return (one.series, one.method, value, *bounds, *tail, even, "; ".join(notes))

@@ -1,0 +1,198 @@
+"""What runs that saw the same batches have to say of each other.
+
+Runs with the same seed, batch and context saw the same tokens at the same step. Two figures use it:
+paired spikes, from which hard batches are taken out, and the paired difference of two series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from wesar_sweep.analysis.axes import Axes
+from wesar_sweep.analysis.cells import one_cell_a_place
+from wesar_sweep.analysis.intervals import bootstrap_mean, sign_test, student_mean
+from wesar_sweep.config.study import Study
+from wesar_sweep.stability.spikes import MIN_PAIRED_RUNS, find_paired_spikes, find_spikes
+from wesar_sweep.store.frames import Key
+from wesar_sweep.store.rows import Curve
+
+MIN_BOOTSTRAP_PAIRS = 6
+"""With fewer pairs a bootstrap says little: the pairs themselves and a sign test are shown."""
+
+SPIKES = pl.Schema(
+    [
+        ("trial", pl.Int64()),
+        ("seed", pl.Int64()),
+        ("spikes", pl.Int64()),
+        ("paired_spikes", pl.Int64()),
+        ("group_runs", pl.Int64()),
+        ("steps", pl.Int64()),
+    ]
+)
+"""``paired_spikes`` is null where fewer than `MIN_PAIRED_RUNS` runs saw the same batches;
+``group_runs`` says how many did."""
+
+DIFFERENCE = pl.Schema(
+    [
+        ("place", pl.Int64()),
+        ("seed", pl.Int64()),
+        ("loss_a", pl.Float64()),
+        ("loss_b", pl.Float64()),
+        ("difference", pl.Float64()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """Loss of series b minus loss of series a, in nats; above 0 where a is better."""
+
+    a: str
+    b: str
+    pairs: pl.DataFrame
+    """Every pair, as `DIFFERENCE` says; ``place`` is the index along the axis."""
+    mean: float | None
+    low: float | None
+    high: float | None
+    """Bootstrap over pairs; None under `MIN_BOOTSTRAP_PAIRS`."""
+    sign_test_p: float | None
+    """Two-sided exact sign test; None without a pair."""
+
+    @property
+    def n(self) -> int:
+        """Number of pairs."""
+        return self.pairs.height
+
+
+def paired_spikes(
+    outcomes: pl.DataFrame, curves: Mapping[Key, Curve], *, study: Study
+) -> pl.DataFrame:
+    """Raw and paired spikes of every run that has a curve, counted by the study's rule.
+
+    Args:
+        outcomes: One row a run; says which runs share seed, batch and context.
+        curves: By (trial, seed).
+        study: For its rule of a spike.
+
+    Returns:
+        Columns as `SPIKES` says, sorted by (trial, seed).
+    """
+    rows: list[tuple[object, ...]] = []
+    for _, group in outcomes.group_by(["seed", "batch", "context"], maintain_order=True):
+        keys = [key for key in group.select("trial", "seed").rows() if key in curves]
+        losses = [np.asarray(curves[key].loss, dtype=np.float64) for key in keys]
+        losses_RS = np.full((len(keys), max(map(len, losses), default=0)), np.nan)
+        for row, loss in zip(losses_RS, losses, strict=True):
+            row[: len(loss)] = loss
+        found = (
+            find_paired_spikes(losses_RS, study.spikes)
+            if len(keys) >= MIN_PAIRED_RUNS
+            else [None] * len(keys)
+        )
+        for key, loss, paired in zip(keys, losses, found, strict=True):
+            raw = len(find_spikes(loss, study.spikes))
+            count = None if paired is None else len(paired)
+            rows.append((*key, raw, count, len(keys), len(loss)))
+    return pl.DataFrame(rows, schema=SPIKES, orient="row").sort("trial", "seed")
+
+
+def with_paired_spikes(outcomes: pl.DataFrame, spikes: pl.DataFrame) -> pl.DataFrame:
+    """The outcomes with their column ``paired_spikes`` filled in, where they could be judged."""
+    found = spikes.select("trial", "seed", "paired_spikes")
+    joined = outcomes.drop("paired_spikes").join(found, on=["trial", "seed"], how="left")
+    return joined.select(outcomes.columns)
+
+
+def paired_difference(cells: pl.DataFrame, a: str, b: str, *, layout: Axes) -> PairedDifference:
+    """Compare two series run by run, paired by (seed, place along the axis).
+
+    Equal lr is not equal treatment where a method changes the meaning of lr; `best_difference`
+    compares each at its own best.
+
+    Args:
+        cells: As `wesar_sweep.analysis.cells.cells` gives them.
+        a: Label of the one series.
+        b: Label of the other.
+        layout: `axes(study)`.
+    """
+    placed = one_cell_a_place(cells.filter(pl.col("n") > 0), layout=layout)
+    long = placed.select("series", "place", seed="seeds", loss="losses").explode("seed", "loss")
+    return _difference(
+        a, b, *(long.filter(pl.col("series") == name).drop("series") for name in (a, b))
+    )
+
+
+def best_difference(cells: pl.DataFrame, a: int, b: int) -> PairedDifference:
+    """Compare two cells seed by seed: say each series' best.
+
+    Args:
+        cells: As `wesar_sweep.analysis.cells.cells` gives them.
+        a: Trial of the one cell.
+        b: Trial of the other.
+    """
+    picked = [cells.filter(pl.col("trial") == trial) for trial in (a, b)]
+    names = [str(one["series"][0]) for one in picked]
+    long = [
+        one.select(place=pl.lit(0, dtype=pl.Int64), seed="seeds", loss="losses").explode(
+            "seed", "loss"
+        )
+        for one in picked
+    ]
+    return _difference(names[0], names[1], *long)
+
+
+def tied_with_best(cells: pl.DataFrame) -> tuple[int | None, frozenset[int]]:
+    """The trial with the least loss, and the trials that cannot be told apart from it.
+
+    A cell is tied where no larger share of its runs diverged, and Student's t interval of the
+    paired difference to the best contains 0 or fewer than two seeds are common to both. Student's t
+    and not the bootstrap, because with the usual 3 seeds a bootstrap cannot be wide enough; and the
+    first condition, because one diverged run makes that interval so wide that it tells nothing. No
+    correction is made for the number of cells compared. There is no best among cells whose runs all
+    diverged.
+
+    Args:
+        cells: As `wesar_sweep.analysis.cells.cells` gives them.
+    """
+    counted = cells.filter(pl.col("loss").is_not_null()).sort("loss", "rate", "trial")
+    if counted.is_empty():
+        return None, frozenset()
+    rows = counted.select("trial", "rate", "seeds", "losses").rows()
+    best_trial, best_rate, seeds, losses = rows[0]
+    if best_rate == 1:
+        return None, frozenset()
+    best = dict(zip(seeds, losses, strict=True))
+    tied = []
+    for trial, rate, seeds, losses in rows[1:]:
+        other = dict(zip(seeds, losses, strict=True))
+        common = [seed for seed in best if seed in other]
+        spread = student_mean(np.array([other[seed] - best[seed] for seed in common]))
+        if rate <= best_rate and (spread is None or spread.low <= 0 <= spread.high):
+            tied.append(trial)
+    return best_trial, frozenset(tied)
+
+
+def _difference(a: str, b: str, of_a: pl.DataFrame, of_b: pl.DataFrame) -> PairedDifference:
+    pairs = (
+        of_a.rename({"loss": "loss_a"})
+        .join(of_b.rename({"loss": "loss_b"}), on=["place", "seed"])
+        .with_columns(difference=pl.col("loss_b") - pl.col("loss_a"))
+        .sort("place", "seed")
+        .select(DIFFERENCE.names())
+    )
+    differences = pairs["difference"].to_numpy()
+    n = len(differences)
+    spread = bootstrap_mean(differences) if n >= MIN_BOOTSTRAP_PAIRS else None
+    return PairedDifference(
+        a=a,
+        b=b,
+        pairs=pairs,
+        mean=float(differences.mean()) if n else None,
+        low=spread.low if spread else None,
+        high=spread.high if spread else None,
+        sign_test_p=sign_test(differences) if n else None,
+    )

@@ -1,0 +1,164 @@
+"""Every figure of one study, each computed once: what reports and the Python interface use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import polars as pl
+
+from wesar_sweep.analysis.axes import Axes, axes, expected_series
+from wesar_sweep.analysis.basin import TOLERANCE, basin_width
+from wesar_sweep.analysis.cells import cells, ranked
+from wesar_sweep.analysis.completeness import Completeness, completeness
+from wesar_sweep.analysis.lr_curves import SeriesLosses, lr_curves, seed_points, series_losses
+from wesar_sweep.analysis.lr_sensitivity import lr_sensitivity
+from wesar_sweep.analysis.paired import (
+    PairedDifference,
+    best_difference,
+    paired_difference,
+    paired_spikes,
+    tied_with_best,
+    with_paired_spikes,
+)
+from wesar_sweep.analysis.stable_lr import largest_stable_lr
+from wesar_sweep.analysis.verdict import Verdict, verdict
+from wesar_sweep.config.load import load_study
+from wesar_sweep.config.study import Study
+from wesar_sweep.errors import StoreError
+from wesar_sweep.store.curves import read_curve
+from wesar_sweep.store.frames import Key, read_outcomes_frame
+from wesar_sweep.store.layout import StudyDirectory
+from wesar_sweep.store.rows import Curve
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A study, its outcomes and curves, and every figure made of them."""
+
+    study: Study
+    raw_outcomes: pl.DataFrame
+    """As `wesar_sweep.store.frames.outcomes_frame` gives them."""
+    curves: Mapping[Key, Curve] = field(default_factory=dict)
+    """By (trial, seed); figures that need curves are null for runs without one."""
+    unreadable: tuple[str, ...] = ()
+    """What was wrong with curve files that could not be read."""
+
+    @classmethod
+    def read(cls, directory: StudyDirectory, *, study: Study | None = None) -> Analysis:
+        """Read a study from disk, finished or not. A damaged curve costs that curve alone.
+
+        Args:
+            directory: The study's directory.
+            study: Default what is in its study file.
+
+        Raises:
+            StoreError: An outcomes file is damaged.
+            ConfigError: The study file is.
+        """
+        study = study or load_study(directory.study_file)
+        outcomes = read_outcomes_frame(directory, study=study)
+        curves: dict[Key, Curve] = {}
+        unreadable: list[str] = []
+        for trial, seed in outcomes.select("trial", "seed").rows():
+            if directory.curve_file(trial, seed).exists():
+                try:
+                    curves[trial, seed] = read_curve(directory, trial, seed)
+                except StoreError as error:
+                    unreadable.append(str(error))
+        return cls(study, outcomes, curves, tuple(unreadable))
+
+    @cached_property
+    def layout(self) -> Axes:
+        """How the cells lie: axis and series."""
+        return axes(self.study)
+
+    @cached_property
+    def spikes(self) -> pl.DataFrame:
+        """Raw and paired spikes a run."""
+        return paired_spikes(self.raw_outcomes, self.curves, study=self.study)
+
+    @cached_property
+    def outcomes(self) -> pl.DataFrame:
+        """One row a run, paired spikes among its columns."""
+        return with_paired_spikes(self.raw_outcomes, self.spikes)
+
+    @cached_property
+    def cells(self) -> pl.DataFrame:
+        """One row a cell."""
+        return cells(self.outcomes, study=self.study, layout=self.layout)
+
+    @property
+    def ranked(self) -> pl.DataFrame:
+        """The cells, best first."""
+        return ranked(self.cells)
+
+    @cached_property
+    def lr_curves(self) -> pl.DataFrame:
+        """Loss along the axis, one row a (series, axis value)."""
+        return lr_curves(self.cells, layout=self.layout)
+
+    @cached_property
+    def seed_points(self) -> pl.DataFrame:
+        """Every counted run as a point."""
+        return seed_points(self.outcomes, self.cells, study=self.study, layout=self.layout)
+
+    @cached_property
+    def series(self) -> tuple[str, ...]:
+        """Labels of all series: those of the grid in its order, then any other found."""
+        found = self.cells.sort("trial")["series"].unique(maintain_order=True).to_list()
+        return tuple(dict.fromkeys([*expected_series(self.study, self.layout), *found]))
+
+    @cached_property
+    def completeness(self) -> Completeness:
+        """How much of the study has ended."""
+        return completeness(self.raw_outcomes, study=self.study)
+
+    @cached_property
+    def best_and_tied(self) -> tuple[int | None, frozenset[int]]:
+        """The trial with the least loss, and those that cannot be told apart from it."""
+        return tied_with_best(self.cells)
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """What the study found, in three sentences."""
+        best, tied = self.best_and_tied
+        return verdict(
+            self.cells,
+            study=self.study,
+            layout=self.layout,
+            best=best,
+            tied=len(tied),
+            basins=self.basin_width(),
+            stable=self.largest_stable_lr(),
+        )
+
+    def basin_width(self, *, tolerance: float = TOLERANCE) -> pl.DataFrame:
+        """The basin of every series, widest first."""
+        return basin_width(self._lr_series, tolerance=tolerance)
+
+    def largest_stable_lr(self, *, bound: float = 0.0) -> pl.DataFrame:
+        """The largest stable lr of every series, highest first."""
+        return largest_stable_lr(self.cells, layout=self.layout, bound=bound)
+
+    def lr_sensitivity(self) -> pl.DataFrame:
+        """The LR sensitivity of every series, least first."""
+        return lr_sensitivity(self._lr_series)
+
+    def paired_difference(self, a: str, b: str) -> PairedDifference:
+        """Series b minus series a, run by run at equal axis values."""
+        return paired_difference(self.cells, a, b, layout=self.layout)
+
+    def best_difference(self, a: int, b: int) -> PairedDifference:
+        """Cell b minus cell a, seed by seed; cells by their trials."""
+        return best_difference(self.cells, a, b)
+
+    @cached_property
+    def best_cells(self) -> pl.DataFrame:
+        """The best cell of every series, best first."""
+        return self.ranked.unique("series", keep="first", maintain_order=True)
+
+    @cached_property
+    def _lr_series(self) -> list[SeriesLosses]:
+        return series_losses(self.cells, layout=self.layout) if self.layout.axis == "lr" else []
