@@ -1,0 +1,117 @@
+import io
+
+import polars as pl
+from invented_study import invent, lr_study
+from rich.console import Console
+
+from wesar_sweep.analysis import Analysis
+from wesar_sweep.reports import markdown
+from wesar_sweep.reports.tables import (
+    best_cells_table,
+    csv_frame,
+    matrix,
+    matrix_table,
+    number,
+    run_table,
+    series_table,
+)
+from wesar_sweep.reports.terminal import print_summary
+from wesar_sweep.store.frames import outcomes_frame
+
+
+def partial(analysis: Analysis, runs: int) -> Analysis:
+    return Analysis(analysis.study, analysis.raw_outcomes.head(runs))
+
+
+def test_the_matrix_holds_every_cell_in_its_place(analysis: Analysis) -> None:
+    found = matrix(analysis)
+    assert found is not None
+    assert found.columns == ("1e-4", "3e-4", "1e-3", "3e-3", "1e-2", "3e-2", "1e-1", "3e-1")
+    assert [label for label, _ in found.rows] == list(analysis.series)
+    for label, cells in found.rows:
+        for column, cell in zip(analysis.layout.axis_values, cells, strict=True):
+            assert cell.figures is not None
+            assert (cell.figures["series"], cell.figures["lr"]) == (label, column)
+    marks = [cell.mark for _, cells in found.rows for cell in cells]
+    assert marks.count("best") == 1
+    assert marks.count("tied") == len(analysis.best_and_tied[1])
+    shades = [cell.shade for _, cells in found.rows for cell in cells]
+    assert min(shades) == 0 and max(shades) > 0.9
+
+
+def test_places_without_an_outcome_say_so(analysis: Analysis) -> None:
+    found = matrix(partial(analysis, 50))
+    assert found is not None
+    last = found.rows[-1][1]
+    assert [cell.remark for cell in last] == ["not run yet"] * 8
+    assert all(cell.value("loss") == "–" for cell in last)
+
+
+def test_words_of_a_cell(analysis: Analysis) -> None:
+    table = matrix_table(matrix(analysis))  # type: ignore[arg-type]
+    words = [word for row in table.rows for word in row[1:]]
+    assert any(word.endswith("0/3 (0–56 %) best") for word in words)
+    assert any("3/3 (44–100 %)" in word for word in words)
+
+
+def test_numbers() -> None:
+    assert number(1.23456) == "1.235"
+    assert number(3.456, "ppl") == "3.46"
+    assert number(25_300.4, "ppl") == "25,300"
+    assert number(3e9, "ppl") == "3.0e+09"
+    assert number(None) == "–"
+
+
+def test_csv_has_one_row_a_cell_with_full_precision(analysis: Analysis) -> None:
+    back = pl.read_csv(io.StringIO(csv_frame(analysis).write_csv()))
+    assert back.height == analysis.cells.height
+    assert back["loss"].to_list() == analysis.cells["loss"].to_list()
+    assert back["mark"].to_list().count("best") == 1
+
+
+def test_series_table_and_ranking_are_rectangular(analysis: Analysis) -> None:
+    for table in (
+        series_table(analysis),
+        best_cells_table(analysis),
+        run_table(analysis, status="diverged"),
+    ):
+        assert table.rows
+        assert {len(row) for row in table.rows} == {len(table.columns)} == {len(table.numeric)}
+    assert best_cells_table(analysis).rows[0][-1] == "best"
+
+
+def test_continuous_studies_are_ranked() -> None:
+    study = lr_study(
+        space={"method": ["he", "wesar"], "lr": {"low": 1e-4, "high": 1e-1, "log": True}},
+        sampler={"name": "tpe", "cells": 4},
+    )
+    cells = [{"method": "he", "lr": lr} for lr in (1.234567e-3, 2.5e-3, 1e-2, 5e-2)]
+    outcomes, _ = invent(study, cells, with_curves=False)
+    found = Analysis(study, outcomes_frame(outcomes))
+    assert matrix(found) is None
+    losses = [float(row[3]) for row in best_cells_table(found).rows]
+    assert losses == sorted(losses) and len(losses) == 4
+    assert "not laid out as a grid" in found.verdict.basin
+
+
+def test_markdown_is_escaped_and_whole(analysis: Analysis) -> None:
+    text = markdown.render(analysis, provenance={})
+    assert "<script>" not in text
+    assert r"\<script\>" in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(
+        line.count(" | ") == rows[0].count(" | ") for line in rows[: 2 + len(analysis.series)]
+    )
+    assert "not finished" not in text
+    assert "not finished" in markdown.render(partial(analysis, 50), provenance={})
+
+
+def test_terminal_shows_verdict_and_every_cell_at_any_width(analysis: Analysis) -> None:
+    for width in (60, 200):
+        stream = io.StringIO()
+        print_summary(analysis, console=Console(file=stream, width=width, color_system=None))
+        text = stream.getvalue()
+        assert "Lowest loss" in text and "*" in text
+        assert all(len(line) <= width for line in text.splitlines())
+        best = analysis.ranked["loss"][0]
+        assert f"{best:.3f}" in text

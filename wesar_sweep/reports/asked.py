@@ -1,0 +1,219 @@
+"""What was asked, where it comes from, and how it is judged: the words around the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wesar_sweep.analysis import Analysis
+from wesar_sweep.analysis.axes import format_value, searched_knobs
+from wesar_sweep.analysis.basin import TOLERANCE
+from wesar_sweep.analysis.intervals import DRAWS, EXACT_SEEDS, GENERATOR_SEED
+from wesar_sweep.analysis.lr_sensitivity import CAVEATS
+from wesar_sweep.config.space import Choices, Parameter, values
+from wesar_sweep.config.study import Study, SyntheticData, TextData
+from wesar_sweep.reports.figures import coverage_words, divergence_words
+from wesar_sweep.stability.spikes import MIN_PAIRED_RUNS
+
+Fact = tuple[str, str]
+"""(what, its value in words)."""
+
+
+def question(study: Study) -> list[Fact]:
+    """The space, the replicates, the budget and the rules, by name with their parameters."""
+    training, model, data = study.training, study.model, study.data
+    searched = searched_knobs(study)
+    facts: list[Fact] = [("searched", _space(study))]
+    fixed = [
+        f"{name} {format_value(value, knob=name)}"
+        for section in (model, training)
+        for name, value in section
+        if name not in searched and not (name == "ffn_width" and value is None)
+    ]
+    if "method" not in searched:
+        fixed.insert(0, f"method {_fixed_method(study)}")
+    facts.append(("fixed", ", ".join(fixed)))
+    seeds = study.seeds
+    span = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    facts.append(("replicates", f"{study.replicates} a cell, seeds {span}"))
+    if not {"steps", "batch", "context"} & set(searched):
+        tokens = training.steps * training.batch * model.context
+        facts.append(
+            (
+                "budget of a run",
+                f"{training.steps:,} steps × {training.batch} sequences × {model.context} tokens "
+                f"= {tokens:,} tokens",
+            )
+        )
+    cells = f", {study.sampler.cells} cells" if study.sampler.cells else ""
+    facts.append(("sampler", f"{study.sampler.name}{cells}{_options(study.sampler.options)}"))
+    pruner = study.pruner
+    facts.append(("pruner", f"{pruner.name}{_options(pruner.options)}" if pruner else "none"))
+    facts.append(("objectives", ", ".join(study.objectives)))
+    words = {"stdlib": "Python's standard library", "text": "text files", "synthetic": "synthetic"}
+    detail = ""
+    if isinstance(data, TextData):
+        detail = f" ({', '.join(data.paths)})"
+    if isinstance(data, SyntheticData):
+        detail = f" (Markov chain of {data.symbols} symbols)"
+    held_out = f"{data.held_out:.0%} held out for validation"
+    facts.append(("data", f"{words[data.source]}{detail}; {held_out}"))
+    moments = [f"every {study.evaluation.every} steps"] if study.evaluation.every else []
+    moments += [f"after {step} steps" for step in study.evaluation.at]
+    when = ", ".join(["at step 0", *moments, "at the end"])
+    facts.append(("evaluation", f"{study.evaluation.sequences} sequences of held-out text, {when}"))
+    spikes = study.spikes
+    facts.append(("divergence", divergence_words(study.divergence)))
+    facts.append(
+        (
+            "spikes",
+            f"Spike rule {spikes.rule} (window {spikes.window} steps, z {spikes.z:g}, least jump "
+            f"{spikes.min_jump:g} nats).",
+        )
+    )
+    return facts
+
+
+def provenance(facts: Mapping[str, Any]) -> list[Fact]:
+    """Commit, versions, device, corpus and command, as far as they are known."""
+    if not facts:
+        return [("provenance", "not recorded")]
+    found: list[Fact] = []
+    project = facts.get("project", {})
+    found.append(
+        ("wesar-sweep", f"{project.get('version') or 'unknown version'}{_commit(project)}")
+    )
+    where = facts.get("working_directory", {})
+    if where.get("commit") and where.get("commit") != project.get("commit"):
+        found.append(("working directory", _commit(where).strip(" ,")))
+    workers = facts.get("workers", {})
+    for name, machine in sorted(workers.items()):
+        words = machine if isinstance(machine, str) else _pairs(machine)
+        found.append((f"worker {name}", words))
+    host = [str(facts[key]) for key in ("cpu", "platform", "python") if facts.get(key)]
+    if facts.get("cores"):
+        host.insert(1, f"{facts['cores']} cores")
+    found.append(("started on", ", ".join(host) or "unknown"))
+    found.append(("libraries", _pairs(facts.get("libraries", {})) or "unknown"))
+    corpus = facts.get("corpus", {})
+    if corpus:
+        found.append(("corpus", _pairs({k: v for k, v in corpus.items() if v is not None})))
+    found.append(("study hash", str(facts.get("study_hash", "unknown"))))
+    command = facts.get("command", ())
+    found.append(("command", command if isinstance(command, str) else " ".join(map(str, command))))
+    found.append(("started at", str(facts.get("started_at", "unknown"))))
+    for when, again in sorted(facts.get("resumed", {}).items()):
+        found.append((f"resumed at {when}", " ".join(map(str, again))))
+    return [(name, value) for name, value in found if value]
+
+
+def methods_and_limits(analysis: Analysis) -> list[Fact]:
+    """How every figure is computed, and what it cannot say."""
+    study = analysis.study
+    counts = analysis.cells["n"].to_list()
+    coverage = coverage_words(min(counts)) if counts else ""
+    return [
+        (
+            "Cell and n",
+            "A cell is one setting; n counts its completed and diverged runs. A diverged run is a "
+            "result and is never left out of a mean. Pruned runs (ended early for being bad) and "
+            "failed runs (the machine's fault) are counted beside n and enter no figure.",
+        ),
+        (
+            "Loss",
+            "Mean over seeds of min(validation loss, initial loss), each run capped first; a loss "
+            "that is not finite, or missing because the run diverged, counts as the initial loss. "
+            "So the loss of a cell that diverges says how often it does, more than how well it "
+            "trains. Perplexity is exp(mean nats a token); bits a byte are nats/(ln 2 · bytes).",
+        ),
+        (
+            "95 % interval of a loss",
+            f"Expanded percentile bootstrap over seeds; every resample is enumerated up to "
+            f"{EXACT_SEEDS} seeds, above that {DRAWS:,} are drawn with generator seed "
+            f"{GENERATOR_SEED}. {coverage} It covers the choice of seeds alone: not other data, "
+            "sizes or budgets.",
+        ),
+        (
+            "Divergence k/n",
+            f"{divergence_words(study.divergence)} Diverged are: a loss or gradient that is not "
+            "finite; a smoothed loss above the initial one for the patience after warm-up; or an "
+            "end more than delta above the run's own best. The interval is Wilson's: 0 of 3 still "
+            "allows a true rate of 56 %, 0 of 5 43 %, 0 of 10 28 %.",
+        ),
+        (
+            "Best and tied",
+            "Best is the lowest mean. A cell is tied with it where no larger share of its runs "
+            "diverged and the 95 % Student interval of the paired difference, seed by seed, "
+            "contains 0. With few seeds much is tied; the best of many cells looks better than it "
+            "is; no correction is made for the number of cells.",
+        ),
+        (
+            "Basin width",
+            f"Decades of lr around a series' own best over which the cell mean stays within "
+            f"{TOLERANCE:g} nats of it, log-linear between grid points; its interval is a "
+            "bootstrap over seeds, resampled together at every lr. Multiplying lr by a constant "
+            "does not change it. Where the grid ends inside the basin it is a lower bound (≥). It "
+            "says nothing of how good the best is, and no more than the grid's spacing allows.",
+        ),
+        (
+            "Largest stable lr",
+            "The highest lr at and below which no run diverged, with the upper end of Wilson's "
+            "interval there. The true limit lies between it and the next lr of the grid.",
+        ),
+        (
+            "LR sensitivity",
+            "Wortsman et al. 2023 (arXiv 2309.14322): mean over the lr grid of the capped loss "
+            "minus its least value. " + " ".join(CAVEATS),
+        ),
+        (
+            "Spikes",
+            f"Spike rule {study.spikes.rule}: a step whose loss is above the trailing median of "
+            f"{study.spikes.window} steps by more than max({study.spikes.min_jump:g} nats, "
+            f"{study.spikes.z:g} · 1.4826 · MAD). Raw spikes count hard batches too. Paired spikes "
+            "are counted on the loss minus the median over all runs that saw the same batch at "
+            f"the same step, and need at least {MIN_PAIRED_RUNS} such runs; a dash says that "
+            "there were fewer.",
+        ),
+    ]
+
+
+def _space(study: Study) -> str:
+    parts = [_parameter(knob, study.space[knob]) for knob in searched_knobs(study)]
+    return "; ".join(parts) or "nothing: one cell"
+
+
+def _parameter(knob: str, parameter: Parameter) -> str:
+    listed = values(parameter, knob)
+    if isinstance(parameter, Choices) or (listed is not None and len(listed) <= 12):
+        words = ", ".join(format_value(value, knob=knob) for value in listed or ())
+    else:
+        low, high = (format_value(v, knob=knob) for v in (parameter.low, parameter.high))
+        words = f"from {low} to {high}{', log scale' if parameter.log else ''}"
+        if listed is not None:
+            words += f", {len(listed)} values"
+    when = " and ".join(
+        f"{name} is {' or '.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for name, value in parameter.when.items()
+    )
+    return f"{knob}: {words}{f' (where {when})' if when else ''}"
+
+
+def _fixed_method(study: Study) -> str:
+    parameter = study.space.get("method")
+    listed: Sequence[Any] = (values(parameter, "method") or ()) if parameter else ()
+    return str(listed[0]) if listed else study.method
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    return f" ({', '.join(f'{key} {value}' for key, value in options.items())})" if options else ""
+
+
+def _commit(place: Mapping[str, Any]) -> str:
+    commit = place.get("commit")
+    if not commit:
+        return ", commit unknown"
+    return f", commit {commit[:12]}{' with uncommitted changes' if place.get('dirty') else ''}"
+
+
+def _pairs(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())

@@ -1,0 +1,98 @@
+"""What all charts share: the series they show, their look, and how data get into them.
+
+Data travel as one record a run with its series as lists, which Vega-Lite takes apart: no chart has
+more than Altair's 5,000 rows, and the page stays small. Numbers are rounded to `DIGITS` digits,
+what is not finite is null and breaks the line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import altair as alt
+from altair.utils.schemapi import debug_mode
+
+from wesar_sweep.analysis import Analysis
+from wesar_sweep.analysis.axes import axis_title
+from wesar_sweep.reports.theme import SeriesStyle, config, series_styles
+
+Chart = alt.Chart | alt.LayerChart | alt.FacetChart
+
+MAX_SERIES = 10
+"""Series in one chart; where a study has more, those with the lowest loss."""
+
+DIGITS = 5
+
+
+def drawn_series(analysis: Analysis) -> list[str]:
+    """The series that charts show, in the order of the legend."""
+    have = set(analysis.cells["series"].to_list())
+    shown = [name for name in analysis.series if name in have]
+    if len(shown) > MAX_SERIES:
+        best = set(analysis.best_cells["series"].head(MAX_SERIES).to_list())
+        shown = [name for name in shown if name in best]
+    return shown
+
+
+def styles(analysis: Analysis) -> dict[str, SeriesStyle]:
+    """The look of every drawn series: the same in all charts of a study."""
+    method = dict(analysis.cells.select("series", "method").rows())
+    return series_styles(
+        [(name, method[name]) for name in drawn_series(analysis)],
+        methods=analysis.study.method_names,
+    )
+
+
+def series_encodings(
+    look: dict[str, SeriesStyle], **legend_settings: Any
+) -> tuple[alt.Color, alt.Shape, alt.StrokeDash]:
+    """Colour, mark and dash of the series, with one legend between them."""
+    names, looks = list(look), list(look.values())
+
+    def scale(values: list[Any]) -> alt.Scale:
+        return alt.Scale(domain=names, range=values)
+
+    # Without its own opacity the legend would be as faint as the band.
+    legend = alt.Legend(symbolOpacity=1, symbolStrokeWidth=2, **legend_settings)
+    return (
+        alt.Color("series:N", scale=scale([s.colour for s in looks]), legend=legend),
+        alt.Shape("series:N", scale=scale([s.shape for s in looks]), legend=legend),
+        alt.StrokeDash("series:N", scale=scale([list(s.dash) for s in looks]), legend=legend),
+    )
+
+
+def tooltips(*fields: tuple[str, ...]) -> list[alt.Tooltip]:
+    """Tooltips from (field, kind) or (field, kind, title)."""
+    return [
+        alt.Tooltip(f"{field}:{kind}", title=title[0] if title else axis_title(field))
+        for field, kind, *title in fields
+    ]
+
+
+def inline(rows: list[dict[str, Any]]) -> alt.InlineData:
+    """Records as a chart's own data."""
+    # Our own plain records: to validate every number against the schema would take seconds.
+    with debug_mode(False):
+        return alt.InlineData(values=rows)
+
+
+def rounded(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records with `DIGITS` digits a number, lists included; what is not finite is None."""
+    return [{name: _plain(value) for name, value in row.items()} for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return value
+
+
+def finish(chart: Any) -> Chart:
+    """The chart in the theme."""
+    chart.config = alt.Config.from_dict(config())
+    finished: Chart = chart
+    return finished

@@ -1,0 +1,207 @@
+"""Which charts a study gets, each with what a reader must know: n, interval, rule, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wesar_sweep.analysis import Analysis
+from wesar_sweep.analysis.axes import axis_title
+from wesar_sweep.analysis.intervals import bootstrap_coverage_bound
+from wesar_sweep.analysis.verdict import percent
+from wesar_sweep.config.space import values
+from wesar_sweep.config.study import Divergence
+from wesar_sweep.reports import charts, probe_charts
+from wesar_sweep.reports.drawing import Chart, drawn_series
+
+ZOOM = 0.5
+"""Nats above the best that the closer view of the loss shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A chart with its words."""
+
+    name: str
+    """Such as ``loss-against-axis``: its anchor in the page and its name for exports."""
+    title: str
+    chart: Chart
+    caption: str
+    alt: str
+    """What a reader who cannot see the chart would be told."""
+
+
+def figures(analysis: Analysis) -> list[Figure]:
+    """All charts that this study has data for, in the order of the page."""
+    found: list[Figure] = []
+    if not analysis.seed_points.is_empty() and analysis.layout.axis is not None:
+        found += _loss_figures(analysis)
+    if _several(analysis) and int(analysis.lr_curves["diverged"].sum()) > 0:
+        found.append(_divergence_map(analysis))
+    if analysis.curves and not analysis.cells.is_empty() and drawn_series(analysis):
+        found.append(_loss_curves(analysis))
+    if probe_charts.has_probe(analysis, "update_ratio"):
+        found.append(_update_ratios(analysis))
+    if probe_charts.has_probe(analysis, "weight_norm"):
+        found.append(_norms(analysis))
+    return found
+
+
+def figure_names() -> dict[str, Callable[[Analysis], Chart]]:
+    """Every chart by its name, for exports; some need a study with an axis."""
+    return {
+        "loss-against-axis": charts.loss_against_axis,
+        "loss-near-best": lambda analysis: charts.loss_against_axis(analysis, zoom=ZOOM),
+        "divergence-map": charts.divergence_map,
+        "loss-curves": charts.loss_curves,
+        "update-ratios": probe_charts.update_ratios,
+        "norms": probe_charts.norms,
+    }
+
+
+def seeds_words(analysis: Analysis) -> str:
+    """``n = 3 seeds a cell``, or the range where cells differ."""
+    counts = analysis.cells["n"].to_list()
+    if not counts:
+        return "no cell has ended yet"
+    low, high = min(counts), max(counts)
+    span = f"{low}" if low == high else f"{low} to {high}"
+    return f"n = {span} seed{'' if high == 1 else 's'} a cell"
+
+
+def divergence_words(rule: Divergence) -> str:
+    """The rule by name, with its parameters, in one sentence."""
+    return (
+        f"Divergence rule {rule.rule} (window {rule.window} steps, patience {rule.patience} steps, "
+        f"delta {rule.delta:g} nats)."
+    )
+
+
+def _several(analysis: Analysis) -> bool:
+    return analysis.layout.gridded and analysis.layout.axis is not None and len(analysis.series) > 1
+
+
+def _loss_figures(analysis: Analysis) -> list[Figure]:
+    axis = axis_title(str(analysis.layout.axis))
+    rule = divergence_words(analysis.study.divergence)
+    seeds = seeds_words(analysis)
+    if analysis.layout.gridded:
+        what = (
+            f"Lines join cell means of the capped loss; bands are 95 % bootstrap intervals over "
+            f"seeds ({seeds}). Small marks are seeds, moved sideways a little so that they do not "
+            f"hide each other. Open marks are diverged runs, drawn and counted at their initial "
+            f"loss where the final one is missing, not finite or higher. {rule}"
+        )
+    else:
+        what = (
+            f"Each mark is one run ({seeds}); {axis} was sampled, so no line is drawn. Open marks "
+            f"are diverged runs, at their capped loss. {rule}"
+        )
+    shown = drawn_series(analysis)
+    if len(shown) < len(set(analysis.cells["series"])):
+        what += f" Shown are the {len(shown)} series with the lowest loss."
+    best = analysis.verdict.best
+    first = Figure(
+        name="loss-against-axis",
+        title=f"Loss against {axis}",
+        chart=charts.loss_against_axis(analysis),
+        caption=what,
+        alt=f"Validation loss against {axis}, one line a series. {best}",
+    )
+    second = Figure(
+        name="loss-near-best",
+        title=f"The same, within {ZOOM:g} nats of the best",
+        chart=charts.loss_against_axis(analysis, zoom=ZOOM),
+        caption=f"The lower part of the figure before; lines leave it above. {rule}",
+        alt=f"Validation loss against {axis}, near the lowest loss. {best}",
+    )
+    return [first, second]
+
+
+def _divergence_map(analysis: Analysis) -> Figure:
+    axis = axis_title(str(analysis.layout.axis))
+    n, k = int(analysis.cells["n"].sum()), int(analysis.cells["diverged"].sum())
+    return Figure(
+        name="divergence-map",
+        title="Where runs diverge",
+        chart=charts.divergence_map(analysis),
+        caption=(
+            f"Diverged of counted runs in every cell ({seeds_words(analysis)}); the matrix above "
+            f"has Wilson's interval of each. Empty places have no counted run. "
+            f"{divergence_words(analysis.study.divergence)}"
+        ),
+        alt=f"Heat map of the divergence rate over series and {axis}: {k} of {n} runs diverged.",
+    )
+
+
+def _loss_curves(analysis: Analysis) -> Figure:
+    axis = analysis.layout.axis
+    by = f"One panel a value of {axis_title(axis)}" if axis else "One panel a series"
+    left_out = ""
+    if axis is not None and analysis.layout.gridded:
+        listed = values(analysis.study.space[axis], axis) or ()
+        if len(set(listed)) > charts.MAX_PANELS:
+            left_out = f" {charts.MAX_PANELS} of its {len(set(listed))} values are shown."
+    if not analysis.layout.gridded:
+        by = "One panel a series"
+    if len(analysis.curves) > charts.MAX_CURVES:
+        left_out += f" Of {len(analysis.curves)} runs at most {charts.MAX_CURVES} are shown."
+    return Figure(
+        name="loss-curves",
+        title="Training loss",
+        chart=charts.loss_curves(analysis),
+        caption=(
+            f"{by}, one line a run, unsmoothed; long runs are thinned so that the highest and the "
+            f"lowest value of every stretch stay: no spike is lost. A cross ends a diverged run. "
+            f"Runs with one seed see the same batches: a bump in all of them is a hard batch. "
+            f"Values above the panel are cut off.{left_out}"
+        ),
+        alt=f"Training loss against step of {len(analysis.curves)} runs.",
+    )
+
+
+def _update_ratios(analysis: Analysis) -> Figure:
+    return Figure(
+        name="update-ratios",
+        title="Update ratios of up and down projection",
+        chart=probe_charts.update_ratios(analysis),
+        caption=(
+            "‖ΔW‖/‖W‖ of the parameter that the optimizer owns, one line a layer, in the best cell "
+            "of each series: one run, its first seed that completed (n = 1, no interval)."
+            + _probe_rule(analysis)
+        ),
+        alt="Update ratio against step of the up and down projections, one panel a series.",
+    )
+
+
+def _norms(analysis: Analysis) -> Figure:
+    return Figure(
+        name="norms",
+        title="Norms of up and down projection",
+        chart=probe_charts.norms(analysis),
+        caption=(
+            "‖W‖ is of the parameter that the optimizer owns (solid), ‖W̄‖ of the effective weight "
+            "that the model computes with (dashed); Frobenius norms, mean over layers, the same "
+            "runs as above (n = 1, no interval). Without a reparametrization the two are equal."
+            + _probe_rule(analysis)
+        ),
+        alt="Norms against step of the up and down projections, one panel a series.",
+    )
+
+
+def _probe_rule(analysis: Analysis) -> str:
+    every = analysis.study.probes.every
+    return f" Probed every {every} steps." if every else ""
+
+
+def coverage_words(n: int) -> str:
+    """What an interval of so few seeds can promise at most."""
+    if n < 2:
+        return "With one seed a cell there is no interval of the loss."
+    bound = bootstrap_coverage_bound(n)
+    if bound >= 0.95:
+        return ""
+    return (
+        f"With {n} seeds a bootstrap interval can cover the true mean in at most {percent(bound)} "
+        "of cases, because it cannot leave the range of the seeds: read it as that range."
+    )

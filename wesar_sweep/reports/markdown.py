@@ -1,0 +1,85 @@
+"""The report as Markdown: verdict, tables and words, without charts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from wesar_sweep.analysis import Analysis
+from wesar_sweep.reports import asked
+from wesar_sweep.reports.figures import divergence_words, seeds_words
+from wesar_sweep.reports.tables import (
+    METRICS,
+    Metric,
+    Table,
+    best_cells_table,
+    matrix,
+    matrix_table,
+    series_table,
+)
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|])")
+
+
+def render(analysis: Analysis, *, provenance: Mapping[str, Any], metric: Metric = "loss") -> str:
+    """The report as GitHub-flavoured Markdown.
+
+    Args:
+        analysis: The study.
+        provenance: What `wesar_sweep.store.provenance` knows; may be empty.
+        metric: What the cells of the matrix show.
+    """
+    study, counts = analysis.study, analysis.completeness
+    grid = matrix(analysis)
+    lines = [f"# {escape(study.title or study.name)}", ""]
+    if study.question:
+        lines += [escape(study.question), ""]
+    if counts.partial:
+        lines += [
+            f"> **This study is not finished:** {counts.ended} of {counts.expected_runs} runs have "
+            "ended; every figure is of those alone.",
+            "",
+        ]
+    lines += [f"{place}. {escape(s)}" for place, s in enumerate(analysis.verdict.sentences, 1)]
+    lines += [
+        "",
+        f"Runs: {counts.completed} completed, {counts.diverged} diverged, "
+        f"{counts.pruned + counts.spared} pruned, {counts.failed} failed "
+        f"(pruned and failed ones are in no figure).",
+        "",
+        "## Every cell" if grid else "## Best cells",
+        "",
+        table(matrix_table(grid, metric=metric) if grid else best_cells_table(analysis)),
+        "",
+        f"{METRICS[metric].capitalize()} with 95 % bootstrap interval over seeds "
+        f"({seeds_words(analysis)}), then diverged/counted runs with Wilson's 95 % interval. "
+        f"{divergence_words(study.divergence)}",
+        "",
+    ]
+    series = series_table(analysis)
+    if series.rows:
+        lines += ["## Robustness of each series", "", table(series), ""]
+    for title, facts in (
+        ("What was asked", asked.question(study)),
+        ("How each figure is computed, and what it cannot say", asked.methods_and_limits(analysis)),
+        ("Where it comes from", asked.provenance(provenance)),
+    ):
+        lines += [f"## {title}", ""]
+        lines += [f"- **{escape(name)}**: {escape(value)}" for name, value in facts]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def table(found: Table) -> str:
+    """A table in GitHub's pipes; one without rows is a sentence."""
+    if not found.rows:
+        return "No cell has a run that counts yet."
+    rule = ["---:" if numeric else "---" for numeric in found.numeric]
+    rows = [[escape(word) for word in row] for row in (found.columns, *found.rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]])
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

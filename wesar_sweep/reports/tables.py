@@ -1,0 +1,329 @@
+"""Tables as typed values: what stands where, before anything is rendered.
+
+`Matrix` is the layout of Table 9 of the paper: series against lr. `Table` is a plain one of words;
+Markdown, terminal and page each draw both in their own way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+from wesar_sweep.analysis import Analysis
+from wesar_sweep.analysis.axes import axis_title, format_value
+from wesar_sweep.analysis.cells import one_cell_a_place
+from wesar_sweep.analysis.intervals import wilson
+from wesar_sweep.analysis.verdict import percent, setting
+
+Metric = Literal["loss", "ppl", "bpb"]
+
+METRICS: Mapping[Metric, str] = {
+    "loss": "validation loss (nats a token)",
+    "ppl": "perplexity",
+    "bpb": "bits a byte",
+}
+
+Mark = Literal["best", "tied", ""]
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixCell:
+    """One place of the matrix."""
+
+    figures: Mapping[str, Any] | None
+    """A row of `Analysis.cells`; None where the cell has no outcome yet."""
+    mark: Mark = ""
+    shade: float = 0.0
+    """From 0 (as good as the best cell) to 1 (no better than the initial loss)."""
+
+    @property
+    def n(self) -> int:
+        """Runs that count."""
+        return self.figures["n"] if self.figures else 0
+
+    def value(self, metric: Metric) -> str:
+        """The figure; a dash where there is none."""
+        return "–" if not self.n or self.figures is None else number(self.figures[metric], metric)
+
+    def interval(self, metric: Metric) -> str:
+        """``1.313–1.323``; empty for a single seed."""
+        if self.figures is None or self.figures[f"{metric}_low"] is None:
+            return ""
+        low, high = self.figures[f"{metric}_low"], self.figures[f"{metric}_high"]
+        return f"{number(low, metric)}–{number(high, metric)}"
+
+    @property
+    def divergence(self) -> str:
+        """``1/3``: diverged of counted runs; empty where none counts."""
+        return f"{self.figures['diverged']}/{self.n}" if self.figures and self.n else ""
+
+    @property
+    def divergence_interval(self) -> str:
+        """``6–79 %``: Wilson's interval of the rate."""
+        if not self.figures or not self.n:
+            return ""
+        low, high = self.figures["rate_low"], self.figures["rate_high"]
+        return f"{low * 100:.0f}–{percent(high)}"
+
+    @property
+    def remark(self) -> str:
+        """Runs beside n: ``1 failed, 2 pruned``; ``not run yet`` where there is nothing at all."""
+        if self.figures is None:
+            return "not run yet"
+        counts = [(self.figures[name], name) for name in ("failed", "pruned")]
+        return ", ".join(f"{count} {name}" for count, name in counts if count)
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Series against axis values."""
+
+    axis: str
+    """Heading of the columns; empty where the study has no axis."""
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[MatrixCell, ...]], ...]
+    """(label of the series, its cells)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of words."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: tuple[bool, ...]
+    """Which columns are numbers, to be set flush right."""
+
+
+def number(value: float | None, metric: Metric = "loss") -> str:
+    """A loss with 3 decimals, a perplexity with about 4 digits."""
+    if value is None:
+        return "–"
+    if metric != "ppl":
+        return f"{value:.3f}"
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
+
+
+def matrix(analysis: Analysis) -> Matrix | None:
+    """The study as a matrix; None where its cells do not fill one (use `best_cells_table`)."""
+    layout = analysis.layout
+    if not layout.gridded:
+        return None
+    placed = one_cell_a_place(analysis.cells, layout=layout)
+    found = {(row["series"], row["place"]): row for row in placed.iter_rows(named=True)}
+    best, tied = analysis.best_and_tied
+    losses = analysis.cells["loss"]
+    low, start = losses.min(), analysis.cells["start_loss"].mean()
+
+    def cell(series: str, place: int) -> MatrixCell:
+        row = found.get((series, place))
+        if row is None:
+            return MatrixCell(None)
+        mark: Mark = "best" if row["trial"] == best else "tied" if row["trial"] in tied else ""
+        return MatrixCell(row, mark, _shade(row["loss"], low, start))
+
+    names = layout.axis_values or (None,)
+    axis = layout.axis or ""
+    columns = tuple(format_value(v, knob=axis) if layout.axis else "all runs" for v in names)
+    return Matrix(
+        axis=axis_title(axis) if axis else "",
+        columns=columns,
+        rows=tuple(
+            (series, tuple(cell(series, place) for place in range(len(columns))))
+            for series in analysis.series
+        ),
+    )
+
+
+def _shade(loss: float | None, low: Any, start: Any) -> float:
+    if loss is None or low is None or start is None or not start > low:
+        return 0.0
+    # The square root spreads out the small differences among the good cells.
+    return float(min(max((loss - low) / (start - low), 0.0), 1.0) ** 0.5)
+
+
+def best_cells_table(analysis: Analysis, *, count: int = 15) -> Table:
+    """The best cells in order, whatever the sampler chose."""
+    best, tied = analysis.best_and_tied
+    rows = []
+    for rank, row in enumerate(analysis.ranked.head(count).iter_rows(named=True), start=1):
+        cell = MatrixCell(row)
+        mark = "best" if row["trial"] == best else "tied" if row["trial"] in tied else ""
+        rows.append(
+            (
+                str(rank),
+                setting(row, study=analysis.study, layout=analysis.layout),
+                str(row["trial"]),
+                cell.value("loss"),
+                cell.interval("loss") or "one seed",
+                cell.value("ppl"),
+                f"{cell.divergence} ({cell.divergence_interval})",
+                mark,
+            )
+        )
+    return Table(
+        columns=(
+            "rank",
+            "setting",
+            "trial",
+            "loss",
+            "95 % interval",
+            "perplexity",
+            "diverged (95 %)",
+            "mark",
+        ),
+        rows=tuple(rows),
+        numeric=(True, False, True, True, True, True, True, False),
+    )
+
+
+def matrix_table(found: Matrix, *, metric: Metric = "loss", intervals: bool = True) -> Table:
+    """The matrix as words, a cell such as ``1.317 (1.313–1.323) 0/3 (0–56 %) best``."""
+
+    def words(cell: MatrixCell) -> str:
+        if not cell.n:
+            return cell.remark
+        parts = [cell.value(metric)]
+        if intervals and cell.interval(metric):
+            parts.append(f"({cell.interval(metric)})")
+        parts.append(cell.divergence)
+        if intervals:
+            parts.append(f"({cell.divergence_interval})")
+        return " ".join([*parts, *([cell.remark] if cell.remark else []), *_mark(cell)])
+
+    rows = tuple((label, *(words(cell) for cell in cells)) for label, cells in found.rows)
+    head = f"{found.axis} =" if found.axis else "series"
+    return Table((head, *found.columns), rows, (False, *(True for _ in found.columns)))
+
+
+def _mark(cell: MatrixCell) -> list[str]:
+    return [cell.mark] if cell.mark else []
+
+
+def series_table(analysis: Analysis) -> Table:
+    """Every series in one line: its best cell, basin, largest stable lr, LR sensitivity, spikes."""
+    with_lr = analysis.layout.axis == "lr" and analysis.layout.gridded
+    columns = ["series", "best loss", "diverged"]
+    basins = _by_series(analysis.basin_width())
+    stable = _by_series(analysis.largest_stable_lr())
+    sensitivity = _by_series(analysis.lr_sensitivity())
+    if analysis.layout.axis is not None:
+        columns.insert(1, f"best {axis_title(analysis.layout.axis)}")
+    if with_lr:
+        columns += ["basin width (decades)", "largest stable lr", "LR sensitivity"]
+    columns.append("spikes a run, raw / paired")
+    rows = []
+    for best in analysis.best_cells.iter_rows(named=True):
+        name, cell = best["series"], MatrixCell(best)
+        own = analysis.cells.filter(pl.col("series") == name)
+        runs, diverged = int(own["n"].sum()), int(own["diverged"].sum())
+        spread = MatrixCell(own.row(0, named=True) | _rate(diverged, runs)).divergence_interval
+        loss = " ".join(filter(None, [cell.value("loss"), _bracket(cell.interval("loss"))]))
+        row = [name, loss, f"{diverged}/{runs} ({spread})" if runs else "–"]
+        if analysis.layout.axis is not None:
+            row.insert(1, _axis_value(best, analysis))
+        if with_lr:
+            row += [
+                _basin_words(basins[name]),
+                _stable_words(stable[name]),
+                _sensitivity_words(sensitivity[name]),
+            ]
+        row.append(
+            " / ".join(_spikes(analysis, name, kind) for kind in ("spikes", "paired_spikes"))
+        )
+        rows.append(tuple(row))
+    return Table(tuple(columns), tuple(rows), (False, *(True for _ in columns[1:])))
+
+
+def _rate(k: int, n: int) -> dict[str, Any]:
+    spread = wilson(k, n)
+    return {
+        "n": n,
+        "diverged": k,
+        "rate_low": spread.low if spread else None,
+        "rate_high": spread.high if spread else None,
+    }
+
+
+def _axis_value(row: Mapping[str, Any], analysis: Analysis) -> str:
+    axis = analysis.layout.axis
+    assert axis is not None
+    return format_value(row[axis], knob=axis, digits=None if analysis.layout.gridded else 3)
+
+
+def _by_series(frame: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    return {row["series"]: row for row in frame.iter_rows(named=True)}
+
+
+def _bracket(text: str) -> str:
+    return f"({text})" if text else ""
+
+
+def _basin_words(row: Mapping[str, Any]) -> str:
+    if row["width"] is None:
+        return row["note"] or "–"
+    sign = "≥ " if row["touches_low"] or row["touches_high"] else ""
+    if row["width_low"] is None:
+        return f"{sign}{row['width']:.2f}"
+    return f"{sign}{row['width']:.2f} ({row['width_low']:.2f}–{row['width_high']:.2f})"
+
+
+def _stable_words(row: Mapping[str, Any]) -> str:
+    if row["lr"] is None:
+        return "none"
+    sign = "≥ " if row["at_edge"] else ""
+    return f"{sign}{format_value(row['lr'], knob='lr')} (rate ≤ {percent(row['rate_high'])})"
+
+
+def _sensitivity_words(row: Mapping[str, Any]) -> str:
+    if row["sensitivity"] is None:
+        return "–"
+    if row["sensitivity_low"] is None:
+        return number(row["sensitivity"])
+    spread = f"{number(row['sensitivity_low'])}–{number(row['sensitivity_high'])}"
+    return f"{number(row['sensitivity'])} ({spread})"
+
+
+def _spikes(analysis: Analysis, series: str, kind: str) -> str:
+    trials = analysis.cells.filter(pl.col("series") == series)["trial"].to_list()
+    counted = analysis.outcomes.filter(
+        pl.col("trial").is_in(trials) & pl.col("status").is_in(["completed", "diverged"])
+    )[kind].drop_nulls()
+    mean = counted.mean()
+    return f"{mean:.2f}" if isinstance(mean, float) else "–"
+
+
+def csv_frame(analysis: Analysis) -> pl.DataFrame:
+    """The cells for a spreadsheet: one row a cell with its figures and mark, lists left out."""
+    cells = analysis.cells
+    flat = [name for name, kind in cells.schema.items() if kind.base_type() is not pl.List]
+    best, tied = analysis.best_and_tied
+    marks = ["best" if t == best else "tied" if t in tied else "" for t in cells["trial"]]
+    return cells.select(flat).with_columns(pl.Series("mark", marks, dtype=pl.String))
+
+
+def run_table(analysis: Analysis, *, status: str, count: int = 40) -> Table:
+    """Runs of one status with step and reason, at most `count`."""
+    runs = analysis.outcomes.filter(pl.col("status") == status)
+    runs = runs.join(analysis.cells.select("trial", "series"), on="trial", how="left")
+    axis = analysis.layout.axis
+    rows = [
+        (
+            row["series"],
+            *([] if axis is None else [_axis_value(row, analysis)]),
+            str(row["trial"]),
+            str(row["seed"]),
+            str(row["steps_trained"]),
+            row["reason"],
+        )
+        for row in runs.sort("trial", "seed").head(count).iter_rows(named=True)
+    ]
+    head: Sequence[str] = [] if axis is None else [axis_title(axis)]
+    return Table(
+        columns=("series", *head, "trial", "seed", "steps trained", "reason"),
+        rows=tuple(rows),
+        numeric=(False, *(True for _ in head), True, True, True, False),
+    )
