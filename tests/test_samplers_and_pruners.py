@@ -80,6 +80,10 @@ def test_wilcoxon_compares_replicates(tmp_path):
     assert result.summary.complete
     assert result.summary.cells_pruned > 0
     assert any(trial.state == optuna.trial.TrialState.PRUNED for trial in trials)
+    rows = result.outcomes.to_dicts()
+    never = [row for row in rows if row["status"] == "pruned" and row["steps_trained"] == 0]
+    assert len(rows) == 8 * 6 and never, "replicates that were never started have their rows too"
+    assert "partial" not in result.report(format="md").read_text().lower()
 
 
 def test_several_objectives(tmp_path):

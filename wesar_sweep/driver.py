@@ -79,14 +79,11 @@ def run_study(
     with _driver_lock(directory):
         _prepare(study, directory, command=command)
         progress = Progress(directory, study)
-        try:
-            with Display(study, directory, quiet=quiet), _stop_signals() as asked:
-                _work(study, sweep, directory, placements, progress, asked)
-            with CellQueue(study, directory, "driver") as queue:
-                queue.settle()
-            return progress.read()
-        finally:
-            progress.close()
+        with Display(study, directory, quiet=quiet), _stop_signals() as asked:
+            _work(study, sweep, directory, placements, progress, asked)
+        with CellQueue(study, directory, "driver") as queue:
+            queue.settle()
+        return progress.read()
 
 
 @contextmanager

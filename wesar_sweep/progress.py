@@ -48,7 +48,6 @@ class Display:
         self._done.set()
         if not self._quiet:
             self._thread.join()
-        self._progress.close()
 
     def _read(self) -> tuple[Summary, list[Beat]]:
         beats = [

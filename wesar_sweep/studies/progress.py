@@ -1,16 +1,12 @@
 """How far a study is: counts of cells and runs, for displays and for deciding whether it is done.
 
-Counted from the outcomes on disk, which are the truth; Optuna is asked only which cells were
-pruned, because a pruned cell may have no pruned run.
+Counted from the outcomes on disk, which are the truth; Optuna is not asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import optuna
-from optuna.trial import TrialState
 
 from wesar_sweep.config.space import grid_cells
 from wesar_sweep.config.study import Study
@@ -19,8 +15,6 @@ from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import is_held
 from wesar_sweep.store.outcomes import OutcomeReader
 from wesar_sweep.store.rows import Outcome
-from wesar_sweep.studies.queue import PRUNED_AT
-from wesar_sweep.studies.storage import close_study, database_errors, load_study
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +67,6 @@ class Progress:
         self._study = study
         self._reader = OutcomeReader(directory)
         self._grid = len(grid_cells(study)) if study.sampler.name == "grid" else None
-        self._opened: optuna.Study | None = None
 
     def read(self) -> Summary:
         """The counts now.
@@ -91,31 +84,21 @@ class Progress:
                 retrying += 1
             else:
                 final.setdefault(trial, {})[seed] = row
-        pruned = self._pruned_trials() | {
+        pruned = {
             trial
             for trial, seeds in final.items()
             if any(row.status == "pruned" for row in seeds.values())
         }
         keys, workers = self._in_training()
         running = {key for key in keys if key[1] not in final.get(key[0], {})}
-        busy = {trial for trial, _ in running}
         done = {trial for trial, seeds in final.items() if len(seeds) == self._study.replicates}
-        done |= pruned - busy
         failed_cells = sum(
-            all(row.status == "failed" for row in final.get(trial, {}).values())
-            and trial not in pruned
-            for trial in done
+            all(row.status == "failed" for row in final[trial].values()) for trial in done
         )
         cells = self._expected_cells(failed_cells)
         runs = cells * self._study.replicates
         counts = _count(final)
-        # The replicates that a pruned cell spared count as pruned: they will never be trained.
-        spared = sum(
-            self._study.replicates - len(final.get(trial, {}))
-            for trial in pruned
-            if trial not in busy
-        )
-        ended = sum(counts.values()) + spared
+        ended = sum(counts.values())
         return Summary(
             cells=cells,
             cells_done=len(done),
@@ -124,7 +107,7 @@ class Progress:
             runs=runs,
             completed=counts["completed"],
             diverged=counts["diverged"],
-            pruned=counts["pruned"] + spared,
+            pruned=counts["pruned"],
             failed=counts["failed"],
             retrying=retrying,
             running=len(running),
@@ -132,12 +115,6 @@ class Progress:
             tokens=sum(row.tokens for seeds in final.values() for row in seeds.values()),
             workers=workers,
         )
-
-    def close(self) -> None:
-        """Close the connection to the database, if one was needed."""
-        if self._opened is not None:
-            close_study(self._opened)
-            self._opened = None
 
     def _expected_cells(self, failed: int) -> int:
         if self._grid is not None:
@@ -155,19 +132,6 @@ class Progress:
         ]
         return {(slot.trial, slot.seed) for beat in alive for slot in beat.slots}, len(alive)
 
-    def _pruned_trials(self) -> set[int]:
-        if self._study.pruner is None or not self._directory.database_file.exists():
-            return set()
-        if self._opened is None:
-            self._opened = load_study(self._study, self._directory)
-        with database_errors(self._directory):
-            trials = self._opened.get_trials(deepcopy=False)
-        return {
-            trial.number
-            for trial in trials
-            if trial.state == TrialState.PRUNED or PRUNED_AT in trial.user_attrs
-        }
-
 
 def summary(directory: StudyDirectory, study: Study) -> Summary:
     """How far the study is, read once.
@@ -175,11 +139,7 @@ def summary(directory: StudyDirectory, study: Study) -> Summary:
     Raises:
         StoreError: The outcomes cannot be read.
     """
-    progress = Progress(directory, study)
-    try:
-        return progress.read()
-    finally:
-        progress.close()
+    return Progress(directory, study).read()
 
 
 def _count(final: Mapping[int, Mapping[int, Outcome]]) -> dict[str, int]:

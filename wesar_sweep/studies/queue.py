@@ -272,6 +272,8 @@ class CellQueue:
         """Tell Optuna what the cell came to, and let it go."""
         trial = cell.trial
         result = aggregate(cell.results, chance=self._chance)
+        if cell.pruned:
+            self._write_off(cell)
         attributes: dict[str, object] = {}
         values = None
         if cell.pruned:
@@ -302,3 +304,19 @@ class CellQueue:
                 trial.set_constraint(CONSTRAINT, result.constraint)
             self._opened.tell(trial, values, state=state)
         del self._cells[trial.number]
+
+    def _write_off(self, cell: Cell) -> None:
+        """Give the replicates that a pruned cell never started their rows: the disk knows all."""
+        while cell.todo:
+            run = cell.todo.popleft()
+            row = Outcome(
+                study=run.study,
+                trial=run.trial,
+                seed=run.seed,
+                hyperparameters=run.columns(),
+                status="pruned",
+                reason="never started: its cell was pruned by other replicates",
+                worker=self._worker,
+            )
+            self._writer.append(row)
+            cell.end(row)
