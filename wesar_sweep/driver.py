@@ -29,7 +29,11 @@ from wesar_sweep.progress import Display
 from wesar_sweep.store.atomic import write_atomically
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import HeldLock, try_hold
-from wesar_sweep.store.provenance import collect_provenance, merge_provenance, read_provenance
+from wesar_sweep.store.provenance import (
+    collect_provenance,
+    merge_provenance,
+    require_same_corpus,
+)
 from wesar_sweep.studies.check import check
 from wesar_sweep.studies.progress import Progress, Summary
 from wesar_sweep.studies.queue import CellQueue
@@ -116,23 +120,14 @@ def _prepare(study: Study, directory: StudyDirectory, *, command: Sequence[str] 
             )
     contexts = [int(str(context)) for context in possible_values(study, "context")]
     corpus = load_corpus(study.data, context=max(contexts))
-    known = (
-        read_provenance(directory).get("corpus", {}).get("sha256")
-        if directory.root.exists()
-        else None
-    )
-    if known is not None and known != corpus.sha256:
-        raise StoreError(
-            f"the corpus has changed since the study in {directory.root} began "
-            f"(sha256 {corpus.sha256[:12]}, then {known[:12]}), so further runs would not compare: "
-            "restore the text, or train anew with --out NEW_DIRECTORY"
-        )
+    resumed = directory.provenance_file.exists()
+    require_same_corpus(directory, sha256=corpus.sha256)
     directory.create()
     directory.stop_file.unlink(missing_ok=True)
     if not directory.study_file.exists():
         write_atomically(directory.study_file, dump_study(study).encode())
     facts = collect_provenance(study_hash=fingerprint, command=command)
-    if known is not None:
+    if resumed:
         facts = {"resumed": {facts["started_at"]: facts["command"]}}
     facts["corpus"] = {
         "description": corpus.description,

@@ -27,7 +27,7 @@ from wesar_sweep.errors import StoreError
 from wesar_sweep.store.beat import Beat, SlotBeat, WorkerState, write_beat
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import is_held
-from wesar_sweep.store.provenance import cpu_model, merge_provenance, read_provenance
+from wesar_sweep.store.provenance import cpu_model, merge_provenance, require_same_corpus
 
 if TYPE_CHECKING:
     import torch
@@ -107,13 +107,7 @@ def _train(
     with CellQueue(study, directory, watch.worker) as queue:
         contexts = possible_values(study, "context")
         corpus = load_corpus(study.data, context=max(int(str(context)) for context in contexts))
-        known = read_provenance(directory).get("corpus", {}).get("sha256")
-        if known is not None and known != corpus.sha256:
-            raise StoreError(
-                f"the corpus has changed since the study in {directory.root} began "
-                f"(sha256 {corpus.sha256[:12]}, then {known[:12]}): its runs would not compare. "
-                "Restore the text, or run the study anew with --out NEW_DIRECTORY."
-            )
+        require_same_corpus(directory, sha256=corpus.sha256)
         watch.set_machine(where, corpus_hash=corpus.sha256)
         merge_provenance(directory, facts={"workers": {watch.worker: watch.machine_facts()}})
 

@@ -129,6 +129,25 @@ def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def require_same_corpus(directory: StudyDirectory, *, sha256: str) -> None:
+    """Refuse to go on with a study on other text than it began with.
+
+    Args:
+        directory: The study's directory; one without a corpus in its provenance takes any.
+        sha256: Hash of the corpus at hand.
+
+    Raises:
+        StoreError: The two differ.
+    """
+    known = read_provenance(directory).get("corpus", {}).get("sha256")
+    if known is not None and known != sha256:
+        raise StoreError(
+            f"the corpus has changed since the study in {directory.root} began (sha256 "
+            f"{sha256[:12]}, then {known[:12]}), so further runs would not compare: restore the "
+            "text, or train anew with --out NEW_DIRECTORY"
+        )
+
+
 def cpu_model() -> str:
     """The processor's name, as the kernel tells it."""
     try:

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from wesar_sweep.config.run import Run
 from wesar_sweep.config.space import Scalar
 
 Status = Literal["completed", "diverged", "pruned", "failed"]
@@ -51,6 +52,19 @@ class Outcome:
     """1 for a first try; a failed run is tried again up to `retries` times."""
     evaluations: dict[str, float] = field(default_factory=dict)
     """Further evaluation sets by name."""
+
+    @classmethod
+    def untrained(cls, run: Run, *, status: Status, reason: str, worker: str) -> Outcome:
+        """The row of a run of which nothing was trained that counts."""
+        return cls(
+            study=run.study,
+            trial=run.trial,
+            seed=run.seed,
+            hyperparameters=run.columns(),
+            status=status,
+            reason=reason,
+            worker=worker,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

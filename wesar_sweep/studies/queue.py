@@ -309,14 +309,7 @@ class CellQueue:
         """Give the replicates that a pruned cell never started their rows: the disk knows all."""
         while cell.todo:
             run = cell.todo.popleft()
-            row = Outcome(
-                study=run.study,
-                trial=run.trial,
-                seed=run.seed,
-                hyperparameters=run.columns(),
-                status="pruned",
-                reason="never started: its cell was pruned by other replicates",
-                worker=self._worker,
-            )
+            reason = "never started: its cell was pruned by other replicates"
+            row = Outcome.untrained(run, status="pruned", reason=reason, worker=self._worker)
             self._writer.append(row)
             cell.end(row)

@@ -278,14 +278,6 @@ class Engine:
         self._start_over()
         runs, self._waiting = self._waiting, []
         for run in runs:
-            failed = Outcome(
-                study=run.study,
-                trial=run.trial,
-                seed=run.seed,
-                hyperparameters=run.columns(),
-                status="failed",
-                reason=reason,
-                worker=self._worker,
-            )
+            failed = Outcome.untrained(run, status="failed", reason=reason, worker=self._worker)
             self.runs_done += 1
             self._queue.finish(failed, None)
