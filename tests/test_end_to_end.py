@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from wesar_sweep.store.curves import read_curve
 from wesar_sweep.store.layout import StudyDirectory
-from wesar_sweep.store.locks import is_held
+from wesar_sweep.store.locks import hold, is_held
 from wesar_sweep.store.outcomes import read_outcomes
 
 STUDY = """
@@ -146,8 +147,7 @@ def test_killed_and_resumed_is_the_same_study(study, undisturbed, tmp_path):
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     before = {(o.trial, o.seed): o for o in read_outcomes(directory)}
-    locks = [directory.worker_lock_file(w) for w in ("w0", "w1")]
-    wait_for(lambda: not any(is_held(lock) for lock in locks))
+    # At once: the workers may still be in their last block.
     assert len(before) < 18, "the study was over before it was killed: nothing was shown"
     run("resume", directory.root)
     assert_same_runs(undisturbed[0], directory)
@@ -189,6 +189,53 @@ def test_ctrl_c_says_how_to_go_on(study, undisturbed, tmp_path):
     assert not is_held(directory.worker_lock_file("w0"))
     run("resume", directory.root, "--workers", 1)
     assert_same_runs(undisturbed[0], directory)
+
+
+def test_workers_stopped_by_others_are_no_silent_end(study, undisturbed, tmp_path):
+    """SIGTERM of the only worker, as at a time limit: exit code 1 that says why, and resume."""
+    directory = StudyDirectory(tmp_path / "out")
+    driver = subprocess.Popen(
+        command("run", study, "--workers", 1, "--slots", 1, "--out", directory.root),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    beat = directory.beat_file("w0")
+    wait_for(lambda: beat.exists() and json.loads(beat.read_text())["state"] == "training")
+    os.kill(json.loads(beat.read_text())["pid"], signal.SIGTERM)
+    _, errors = driver.communicate(timeout=60)
+    assert driver.returncode == 1
+    assert "stopped before the end" in errors and "wesar-sweep resume" in errors
+    run("resume", directory.root, "--workers", 1)
+    assert_same_runs(undisturbed[0], directory)
+
+
+def test_a_text_study_resumes_from_anywhere_and_takes_a_new_title(study, inline, tmp_path):
+    """Relative paths mean the folder of the first run; a new title changes no run."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here / "text", there):
+        folder.mkdir(parents=True)
+    for n in range(30):
+        (here / "text" / f"{n}.txt").write_text(f"document number {n}, " * 40)
+    data = "data={source: text, paths: [text]}"
+    small = ["--set", "space.lr=1e-3", "--set", "space.method=he", "--set", data]
+    words = ["run", study, "--on", inline, *small, "--set", "retries=5"]
+    run(*words, cwd=here)
+    resumed = run("resume", here / "results" / "tiny", "--on", inline, cwd=there)
+    assert resumed.stdout.rstrip().endswith("report.html")
+    run(*words, "--set", "title=Another title", "--set", "retries=1", cwd=here)
+    assert "Another title" in (here / "results" / "tiny" / "study.yaml").read_text()
+
+
+def test_status_knows_whether_somebody_runs_it(undisturbed, tmp_path):
+    directory, _ = undisturbed
+    copy = tmp_path / "copy"
+    shutil.copytree(directory.root, copy)
+    for file in (copy / "outcomes").iterdir():
+        file.write_text("\n".join(file.read_text().splitlines()[:-2]) + "\n")
+    assert "stopped; resume goes on" in run("status", copy).stdout
+    with hold(StudyDirectory(copy).driver_lock_file):
+        assert "running" in run("status", copy).stdout
+        facts = json.loads(run("status", copy, "--json").stdout)
+        assert facts["driver_alive"] is True and facts["running"] == 0
 
 
 def test_a_finished_study_is_not_trained_again(study, inline, undisturbed):

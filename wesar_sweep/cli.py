@@ -7,6 +7,7 @@ standard output.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -62,7 +63,23 @@ Workers = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
-@app.command(epilog="Example: wesar-sweep run search_spaces/lr_sigma.yaml --set replicates=5")
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        print(version_of("wesar-sweep"))
+        raise typer.Exit()
+
+
+@app.command(
+    epilog="Example: wesar-sweep run search_spaces/lr_sigma.yaml --set replicates=5 --out results/5"
+)
 def run(
     file: StudyFile,
     on: On = None,
@@ -245,8 +262,9 @@ def _finish(result: Result) -> None:
     from wesar_sweep.reports.terminal import print_summary
 
     analysis = result.analysis
-    print_summary(analysis)
+    # First the file, then the words: the reader of standard output may have gone.
     path = write(result.directory, analysis=analysis)
+    print_summary(analysis)
     summary = result.summary
     say(count_line(summary))
     print(_short(path))
@@ -254,6 +272,12 @@ def _finish(result: Result) -> None:
         say(
             f"{summary.failed} run(s) failed through no fault of their settings; the reasons stand "
             f"in the report and in {_short(result.directory.workers_folder)}"
+        )
+    elif not summary.complete:
+        say(
+            f"{summary.waiting} run(s) have no outcome though nothing is left to train: rows are "
+            f"missing from {_short(result.directory.outcomes_folder)}. For a grid, delete "
+            f"{_short(result.directory.database_file)} and resume: it is made anew from the rows."
         )
     if summary.failed or not summary.complete:
         raise typer.Exit(1)
@@ -281,6 +305,9 @@ def main() -> NoReturn:
     """Entry point: errors for people become a message and exit code 2 (1 where workers failed)."""
     from wesar_sweep.errors import LaunchError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app()
     except ConfigError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from wesar_sweep.config import dump_study, load_study, study_hash
+from wesar_sweep.config import anchored, dump_study, load_study, study_hash
 from wesar_sweep.config.space import possible_values
 from wesar_sweep.config.study import Study
 from wesar_sweep.config.sweep import Sweep
@@ -27,8 +28,9 @@ from wesar_sweep.launchers.local import LocalLauncher
 from wesar_sweep.launchers.placement import WorkerPlacement, plan_workers
 from wesar_sweep.progress import Display
 from wesar_sweep.store.atomic import write_atomically
+from wesar_sweep.store.beat import read_beats
 from wesar_sweep.store.layout import StudyDirectory
-from wesar_sweep.store.locks import HeldLock, try_hold
+from wesar_sweep.store.locks import HeldLock, is_held, try_hold
 from wesar_sweep.store.provenance import (
     collect_provenance,
     merge_provenance,
@@ -84,7 +86,11 @@ def run_study(
         _prepare(study, directory, command=command)
         progress = Progress(directory, study)
         with Display(study, directory, quiet=quiet), _stop_signals() as asked:
-            _work(study, sweep, directory, placements, progress, asked)
+            summary = progress.read()
+            if not summary.complete:
+                _await_former_workers(directory, asked)
+                placements = placements[: max(1, summary.runs - summary.runs_done)]
+                _Crew(study, sweep, directory, placements).work(progress, asked)
         with CellQueue(study, directory, "driver") as queue:
             queue.settle()
         return progress.read()
@@ -115,8 +121,8 @@ def _prepare(study: Study, directory: StudyDirectory, *, command: Sequence[str] 
             raise StoreError(
                 f"{directory.root} holds another study (hash {there[:12]}, this one "
                 f"{fingerprint[:12]}): "
-                f"choose another place with --out, or go on with that one by "
-                f"`wesar-sweep resume {directory.root}`"
+                "choose another place (--out, or out= in Python) or another name (--set name=…), "
+                f"or go on with that one by `wesar-sweep resume {directory.root}`"
             )
     contexts = [int(str(context)) for context in possible_values(study, "context")]
     corpus = load_corpus(study.data, context=max(contexts))
@@ -124,8 +130,10 @@ def _prepare(study: Study, directory: StudyDirectory, *, command: Sequence[str] 
     require_same_corpus(directory, sha256=corpus.sha256)
     directory.create()
     directory.stop_file.unlink(missing_ok=True)
-    if not directory.study_file.exists():
-        write_atomically(directory.study_file, dump_study(study).encode())
+    text = dump_study(anchored(study, Path.cwd())).encode()
+    # An equal study may have another title.
+    if not directory.study_file.exists() or directory.study_file.read_bytes() != text:
+        write_atomically(directory.study_file, text)
     facts = collect_provenance(study_hash=fingerprint, command=command)
     if resumed:
         facts = {"resumed": {facts["started_at"]: facts["command"]}}
@@ -159,63 +167,96 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _work(
-    study: Study,
-    sweep: Sweep,
-    directory: StudyDirectory,
-    placements: Sequence[WorkerPlacement],
-    progress: Progress,
-    asked: list[int],
-) -> None:
-    """Keep the workers alive until nothing is left to train."""
-    summary = progress.read()
-    if summary.complete:
-        return
-    placements = placements[: max(1, summary.runs - summary.runs_done)]
-    launcher: Launcher = (
-        InlineLauncher() if sweep.launcher == "inline" else LocalLauncher(directory.workers_folder)
-    )
-    names = _worker_names(directory)
-    restarts = study.retries
-    try:
-        jobs = {
-            placement.index: launcher.submit(
-                _task(sweep, directory, placement, name=next(names), workers=len(placements)),
-                index=placement.index,
+def _await_former_workers(directory: StudyDirectory, asked: Sequence[int]) -> None:
+    """Wait until no worker of a former driver lives: it notices that driver's death within a block.
+
+    Otherwise its cells would be nobody's: not waiting, since it holds them, nor finished.
+
+    Raises:
+        StoreError: One goes on all the same.
+    """
+    deadline = time.monotonic() + _STOP_GRACE_S
+    while living := [p for p in directory.workers_folder.glob("*.lock") if is_held(p)]:
+        if time.monotonic() > deadline or asked:
+            names = ", ".join(path.stem for path in living)
+            raise StoreError(
+                f"a worker of an earlier run of this study still lives: {names}. Wait for it, or "
+                f"end it (its process number: {living[0].with_suffix('.json')}), then resume"
             )
-            for placement in placements
-        }
-        while jobs:
-            for index, job in list(jobs.items()):
-                state = job.wait() if sweep.launcher == "inline" else job.poll()
-                if asked or directory.stop_file.exists():
-                    _stop(directory, list(jobs.values()))
-                    raise Interrupted(asked[-1] if asked else signal.SIGINT)
-                if state in ("pending", "running"):
-                    continue
-                del jobs[index]
-                if state == "failed":
-                    _log.warning("worker %d died: %s", index, job.failure())
-                    if progress.read().complete:
+        time.sleep(_POLL_S)
+
+
+class _Crew:
+    """The workers of one driver: started together, replaced when they die, ended with the study."""
+
+    def __init__(
+        self,
+        study: Study,
+        sweep: Sweep,
+        directory: StudyDirectory,
+        placements: Sequence[WorkerPlacement],
+    ) -> None:
+        self._sweep, self._directory, self._placements = sweep, directory, placements
+        self._launcher: Launcher = (
+            InlineLauncher()
+            if sweep.launcher == "inline"
+            else LocalLauncher(directory.workers_folder)
+        )
+        self._names = _worker_names(directory)
+        self._restarts = study.retries
+        self._jobs: dict[int, tuple[Job, str]] = {}
+
+    def work(self, progress: Progress, asked: list[int]) -> None:
+        """Keep workers alive until nothing is left to train.
+
+        Raises:
+            Interrupted: A signal came, or the stop file was made.
+            LaunchError: The workers ended and the study is not complete.
+        """
+        stopped = 0
+        last: Job | None = None
+        try:
+            for index in range(len(self._placements)):
+                self._start(index)
+            while self._jobs:
+                for index, (job, name) in list(self._jobs.items()):
+                    state = job.wait() if self._sweep.launcher == "inline" else job.poll()
+                    if asked or self._directory.stop_file.exists():
+                        _stop(self._directory, [job for job, _ in self._jobs.values()], asked)
+                        raise Interrupted(asked[-1] if asked else signal.SIGINT)
+                    if state in ("pending", "running"):
                         continue
-                    if restarts == 0:
-                        if not jobs:
-                            raise LaunchError(_death_notice(job, directory))
-                        continue
-                    restarts -= 1
-                    jobs[index] = launcher.submit(
-                        _task(
-                            sweep,
-                            directory,
-                            placements[index],
-                            name=next(names),
-                            workers=len(placements),
-                        ),
-                        index=index,
-                    )
-            time.sleep(_POLL_S)
-    finally:
-        launcher.close()
+                    del self._jobs[index]
+                    last = job
+                    if state == "failed":
+                        _log.warning("worker %s died: %s", name, job.failure())
+                    asked_to = self._was_stopped(name) and state == "finished"
+                    stopped += asked_to
+                    # One that found nothing more to take is needed again only if it was the last.
+                    if (state == "failed" or not (self._jobs or asked_to)) and (
+                        self._restarts > 0 and not progress.read().complete
+                    ):
+                        self._restarts -= 1
+                        self._start(index)
+                time.sleep(_POLL_S)
+        finally:
+            self._launcher.close()
+        if last is not None and not progress.read().complete:
+            raise LaunchError(_early_end(last, self._directory, stopped=stopped))
+
+    def _start(self, index: int) -> None:
+        name = next(self._names)
+        placement = self._placements[index]
+        task = _task(
+            self._sweep, self._directory, placement, name=name, workers=len(self._placements)
+        )
+        self._jobs[index] = self._launcher.submit(task, index=placement.index), name
+
+    def _was_stopped(self, name: str) -> bool:
+        """Whether a worker ended because it was asked to: its time limit, or somebody's signal."""
+        return any(
+            beat.worker == name and beat.state == "stopping" for beat in read_beats(self._directory)
+        )
 
 
 def _worker_names(directory: StudyDirectory) -> Iterator[str]:
@@ -252,18 +293,33 @@ def _task(
     )
 
 
-def _stop(directory: StudyDirectory, jobs: Sequence[Job]) -> None:
-    """Ask every worker to stop and wait for it; what does not listen is killed by the launcher."""
+def _stop(directory: StudyDirectory, jobs: Sequence[Job], asked: Sequence[int]) -> None:
+    """Ask every worker to stop and wait for it; what does not listen is killed by the launcher.
+
+    A second signal means not to wait.
+    """
     directory.stop_file.touch()
+    already = len(asked)
+    print("stopping the workers; press Ctrl-C again to kill them", file=sys.stderr, flush=True)
     deadline = time.monotonic() + _STOP_GRACE_S
-    for job in jobs:
-        job.wait(timeout_s=max(0.0, deadline - time.monotonic()))
+    while time.monotonic() < deadline and len(asked) == already:
+        if all(job.poll() in ("finished", "failed") for job in jobs):
+            break
+        time.sleep(_POLL_S)
     directory.stop_file.unlink(missing_ok=True)
 
 
-def _death_notice(job: Job, directory: StudyDirectory) -> str:
+def _early_end(job: Job, directory: StudyDirectory, *, stopped: int) -> str:
+    """Why there are no workers left although there is something left to train."""
+    go_on = f"wesar-sweep resume {os.path.relpath(directory.root)}"
+    if stopped:
+        return (
+            "the workers were stopped before the end, by their time limit (timeout_min) or by a "
+            f"signal. What was finished is on disk; go on with: {go_on}"
+        )
+    why = job.failure() or "it found nothing to train"
     return (
-        f"every worker died; the last one: {job.failure()}\n{job.log_tail(15)}\n"
+        f"the workers ended before the study did; the last one: {why}\n{job.log_tail(15)}\n"
         f"What was finished is on disk. Mend the cause (logs: {directory.workers_folder}), then: "
-        f"wesar-sweep resume {os.path.relpath(directory.root)}"
+        f"{go_on}"
     )

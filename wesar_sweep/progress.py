@@ -15,6 +15,8 @@ from wesar_sweep.studies.progress import Progress, Summary
 
 _TERMINAL_EVERY_S = 0.5
 _PLAIN_EVERY_S = 10.0
+_TRUST_AFTER_S = 8.0
+"""Before so many seconds the time left is a guess at the workers' start, not at training."""
 
 
 class Display:
@@ -33,6 +35,7 @@ class Display:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
         self._started = time.monotonic()
+        self._done_at_start: float | None = None
 
     def __enter__(self) -> Display:
         if not self._quiet:
@@ -57,6 +60,21 @@ class Display:
         ]
         return self._progress.read(), beats
 
+    def _line(self, summary: Summary, beats: list[Beat], *, with_elapsed: bool = False) -> str:
+        """The line of this moment; how long is left by what was done since the display began."""
+        elapsed = time.monotonic() - self._started
+        done = (summary.runs_done + fraction_running(beats)) / max(1, summary.runs)
+        if self._done_at_start is None:
+            self._done_at_start = done
+        gained = done - self._done_at_start
+        left = elapsed / gained * (1 - done) if gained > 0 and elapsed > _TRUST_AFTER_S else None
+        return describe(
+            summary,
+            beats,
+            elapsed_s=elapsed if with_elapsed else None,
+            left_s=left if beats else None,
+        )
+
     def _loop(self) -> None:
         if self._terminal:
             self._terminal_loop()
@@ -67,7 +85,7 @@ class Display:
         last = ""
         while True:
             ended = self._done.wait(0 if not last else _PLAIN_EVERY_S)
-            line = describe(*self._read(), elapsed_s=time.monotonic() - self._started)
+            line = self._line(*self._read(), with_elapsed=True)
             if line != last:
                 print(f"{self._title}: {line}", file=sys.stderr, flush=True)
                 last = line
@@ -95,7 +113,7 @@ class Display:
                     task,
                     total=summary.runs,
                     completed=summary.runs_done + fraction_running(beats),
-                    line=describe(summary, beats),
+                    line=self._line(summary, beats),
                 )
                 if ended:
                     return
@@ -106,7 +124,13 @@ def fraction_running(beats: list[Beat]) -> float:
     return sum(slot.step / slot.steps for beat in beats for slot in beat.slots)
 
 
-def describe(summary: Summary, beats: list[Beat], *, elapsed_s: float | None = None) -> str:
+def describe(
+    summary: Summary,
+    beats: list[Beat],
+    *,
+    elapsed_s: float | None = None,
+    left_s: float | None = None,
+) -> str:
     """One line: counts by status, speed, time left."""
     counts = [f"{summary.runs_done}/{summary.runs} runs"]
     for name in ("diverged", "pruned", "failed", "retrying", "running"):
@@ -118,4 +142,8 @@ def describe(summary: Summary, beats: list[Beat], *, elapsed_s: float | None = N
         counts.append(f"{rate / 1e3:,.0f}k tokens/s")
     if elapsed_s is not None:
         counts.append(f"{elapsed_s:.0f} s")
+    if left_s is not None and left_s >= 1:
+        counts.append(
+            f"about {left_s:.0f} s left" if left_s < 120 else f"{left_s / 60:.0f} min left"
+        )
     return " · ".join(counts)

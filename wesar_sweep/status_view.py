@@ -29,7 +29,7 @@ def facts(result: Result) -> dict[str, Any]:
     return {
         "study": result.study.name,
         "directory": str(directory.root),
-        "running": is_held(directory.driver_lock_file),
+        "driver_alive": is_held(directory.driver_lock_file),
         "complete": summary.complete,
         **asdict(summary),
         "workers": [
@@ -64,13 +64,8 @@ def watch(result: Result) -> None:
 
 def _view(result: Result) -> Group:
     known = facts(result)
-    state = (
-        "complete"
-        if known["complete"]
-        else "running"
-        if known["running"]
-        else "stopped: resume goes on"
-    )
+    state = "running" if known["driver_alive"] else "stopped; resume goes on"
+    state = "complete" if known["complete"] else state
     counts = Table(box=None, show_header=False, pad_edge=False)
     counts.add_row("cells", f"{known['cells_done']} of {known['cells']} done")
     counts.add_row("runs", f"{result.summary.runs_done} of {known['runs']} done")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wesar_sweep.config.sweep import Sweep
-from wesar_sweep.errors import ConfigError, LaunchError
+from wesar_sweep.errors import ConfigError
 from wesar_sweep.launchers.devices import cpu_cores, cpu_quota, free_memory_gb, visible_gpus
 from wesar_sweep.launchers.placement import plan_workers
 
@@ -88,7 +88,7 @@ def test_one_worker_a_core_by_default() -> None:
 
 @pytest.mark.usefixtures("no_gpu")
 def test_a_gpu_asked_for_in_vain() -> None:
-    with pytest.raises(LaunchError, match="no GPU is visible"):
+    with pytest.raises(ConfigError, match="no GPU is visible"):
         plan_workers(Sweep(device="cuda"))
 
 

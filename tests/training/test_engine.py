@@ -19,6 +19,7 @@ class ListQueue:
 
     def __init__(self, runs, *, prune=(), retries=0):
         self.waiting, self.prune, self.retries = list(runs), set(prune), retries
+        self.tries = {}
         self.outcomes, self.curves, self.reports, self.taken = {}, {}, [], []
 
     def take(self, count, *, architecture=None):
@@ -37,9 +38,9 @@ class ListQueue:
     def finish(self, outcome, curve):
         key = (outcome.trial, outcome.seed)
         assert key not in self.outcomes or self.outcomes[key].status == "failed"
-        if outcome.status == "failed" and self.retries:
-            self.retries -= 1
-            self.waiting += [run for run in self.taken if run.key == key]
+        self.tries[key] = self.tries.get(key, 0) + 1
+        if outcome.status == "failed" and self.tries[key] <= self.retries:
+            self.waiting.append(next(run for run in self.taken if run.key == key))
         self.outcomes[key], self.curves[key] = outcome, curve
 
 
@@ -186,6 +187,48 @@ def test_a_fault_of_the_machine_fails_runs_and_they_are_tried_again(
     given_up = train(study, runs[:1], slots=1)
     assert given_up.outcomes[(0, 0)].status == "failed"
     assert "illegal memory access" in given_up.outcomes[(0, 0)].reason
+
+
+def test_one_bad_run_does_not_condemn_its_neighbours(study_of, runs_of, train, monkeypatch):
+    """A fault fails the stack once; each further try is made alone, so the bad run is found out."""
+    study = study_of(training={"steps": 12}, data=SYNTHETIC)
+    runs = runs_of(study, *({"method": "he", "seed": n} for n in range(7)))
+    undisturbed = train(study, [run for run in runs if run.seed != 2], slots=3)
+    honest = engine_module.Stack.load
+
+    def load(self, slot, run):
+        if run.seed == 2:
+            raise RuntimeError("this run breaks its stack")
+        honest(self, slot, run)
+
+    monkeypatch.setattr(engine_module.Stack, "load", load)
+    queue = train(study, runs, slots=3, retries=2)
+    statuses = {seed: outcome.status for (_, seed), outcome in queue.outcomes.items()}
+    assert statuses.pop(2) == "failed"
+    assert set(statuses.values()) == {"completed"}
+    assert queue.tries[(2, 2)] == 3 and sum(queue.tries.values()) == 3 + 2 + 2 + 4
+    same(undisturbed, queue)
+
+
+def test_a_process_that_only_fails_is_given_up(study_of, runs_of, train, monkeypatch):
+    """It must not burn the tries of the whole study: the driver starts another."""
+    study = study_of(training={"steps": 12}, data=SYNTHETIC)
+    runs = runs_of(study, *({"method": "he", "seed": n} for n in range(40)))
+
+    def broken(self, *args, **options):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(engine_module.Stack, "step", broken)
+    with pytest.raises(engine_module.MachineFault, match="device-side assert"):
+        train(study, runs, slots=2)
+
+
+def test_an_absurd_variance_is_a_divergence(study_of, runs_of, train):
+    """The gate overflows float32: a result of the setting, not a fault of the machine."""
+    study = study_of(training={"steps": 12}, data=SYNTHETIC)
+    runs = runs_of(study, {"method": "wesar", "sigma2": 1e-80}, {"method": "wesar"})
+    queue = train(study, runs, slots=2)
+    assert [o.status for o in queue.outcomes.values()] == ["diverged", "completed"]
 
 
 def test_a_stack_that_does_not_fit_goes_on_with_half_the_slots(

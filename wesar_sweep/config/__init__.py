@@ -2,6 +2,7 @@
 
 from wesar_sweep.config.knobs import Knob, Model, Training, knob_table
 from wesar_sweep.config.load import (
+    anchored,
     dump_study,
     load_study,
     load_sweep,
@@ -32,6 +33,7 @@ __all__ = [
     "Sweep",
     "Training",
     "active",
+    "anchored",
     "dump_study",
     "grid_cells",
     "json_schema",

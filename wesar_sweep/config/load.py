@@ -24,7 +24,7 @@ from wesar_sweep.config.knobs import knob_table
 from wesar_sweep.config.overrides import apply_overrides
 from wesar_sweep.config.schema import FileKind
 from wesar_sweep.config.space import Choices, Parameter
-from wesar_sweep.config.study import Study
+from wesar_sweep.config.study import Study, TextData
 from wesar_sweep.config.sweep import Sweep
 from wesar_sweep.config.translate import findings_of
 from wesar_sweep.config.words import NAME_PATTERN
@@ -107,13 +107,28 @@ def resolved(study: Study) -> dict[str, Any]:
     return plain
 
 
-def study_hash(study: Study) -> str:
-    """SHA-256, in hex, of all that decides what is trained: title and question are left out.
+def anchored(study: Study, folder: Path) -> Study:
+    """The study with relative text paths made absolute, so that it can be resumed from anywhere."""
+    if not isinstance(study.data, TextData):
+        return study
 
-    The first 12 digits are enough to show.
+    def absolute(paths: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if paths is None else tuple(str(folder / Path(p).expanduser()) for p in paths)
+
+    places = {"paths": absolute(study.data.paths), "validation": absolute(study.data.validation)}
+    return study.model_copy(update={"data": study.data.model_copy(update=places)})
+
+
+def study_hash(study: Study) -> str:
+    """SHA-256, in hex, of all that decides what is trained; the first 12 digits are enough to show.
+
+    Left out: title, question and retries, which change no run, and where text lies, which the
+    corpus's own hash stands for.
     """
     plain = resolved(study)
-    del plain["title"], plain["question"]
+    del plain["title"], plain["question"], plain["retries"]
+    for key in ("paths", "validation"):
+        plain["data"].pop(key, None)
     # The order of the knobs is the order of a grid's cells, hence part of the study.
     plain["space"] = list(plain["space"].items())
     text = json.dumps(plain, sort_keys=True, ensure_ascii=True, separators=(",", ":"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wesar_sweep.config.sweep import Sweep
-from wesar_sweep.errors import ConfigError, LaunchError, Problem
+from wesar_sweep.errors import ConfigError, Problem
 from wesar_sweep.launchers.devices import cpu_cores, free_memory_gb, visible_gpus
 
 _THREAD_VARIABLES = (
@@ -42,14 +42,19 @@ def plan_workers(sweep: Sweep) -> list[WorkerPlacement]:
     threads, and the same bits on any machine.
 
     Raises:
-        ConfigError: More workers than the devices or the launcher can hold.
-        LaunchError: GPUs are asked for and none is visible.
+        ConfigError: More workers than the devices or the launcher can hold, or GPUs are asked for
+            and none is visible.
     """
     gpus = visible_gpus() if sweep.device != "cpu" else ()
     if sweep.device == "cuda" and not gpus:
-        raise LaunchError(
-            "device: cuda, but no GPU is visible: check nvidia-smi and CUDA_VISIBLE_DEVICES, "
-            "or use device: cpu"
+        raise ConfigError(
+            Problem(
+                "no GPU is visible",
+                path="device",
+                value="cuda",
+                allowed="auto, cpu",
+                hint="check nvidia-smi and CUDA_VISIBLE_DEVICES",
+            )
         )
     if sweep.launcher == "inline" and sweep.workers not in (None, 1):
         raise ConfigError(

@@ -33,8 +33,10 @@ def parametrize(
 
     * wesar: W ~ N(0, σ²) for every matrix; α₀ = std of the role / σ, and 1 for the embedding.
     * residual_scaling: the 1/√(2N) of o and w moves out of the draw into a trainable gate.
-    * weight_norm, sigma_reparam: every matrix that multiplies; the embedding, a table that is only
-      looked up, stays plain. γ begins at 1 (Zhai et al. 2023), so W̄ begins with spectral norm 1.
+    * weight_norm, sigma_reparam: every matrix but the embedding, a table to look up in. γ begins at
+      1 (Zhai et al. 2023), so W̄ begins with spectral norm 1.
+
+    With tied weights the one matrix that embeds and predicts follows the embedding's rule.
     """
     std = initial_std(role, init=method.init, architecture=architecture)
     match method.reparametrization:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -57,7 +58,9 @@ def write_atomically(path: Path, fill: bytes | Callable[[BinaryIO], None]) -> No
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        # On a read-only file system even this refuses, and would hide why.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise store_error(error, path=path) from error
 
 

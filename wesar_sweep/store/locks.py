@@ -121,9 +121,13 @@ def is_held(path: Path) -> bool:
     Raises:
         StoreError: The file system knows no locks.
     """
-    if not path.exists():
+    try:
+        # For reading alone: a study may be looked at by those who may not write to it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
         return False
-    descriptor = _open(path)
+    except OSError as error:
+        raise store_error(error, path=path, action="read") from error
     try:
         # Shared, so that two that look at the same time do not see each other.
         return not _lock(descriptor, path=path, mode=fcntl.LOCK_SH)

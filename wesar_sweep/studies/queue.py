@@ -271,7 +271,8 @@ class CellQueue:
     def _tell(self, cell: Cell) -> None:
         """Tell Optuna what the cell came to, and let it go."""
         trial = cell.trial
-        result = aggregate(cell.results, chance=self._chance)
+        judged = [row for row in cell.results if row.status != "pruned"]
+        result = aggregate(judged, chance=self._chance)
         if cell.pruned:
             self._write_off(cell)
         attributes: dict[str, object] = {}

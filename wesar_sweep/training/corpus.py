@@ -27,7 +27,7 @@ from wesar_sweep.training.documents import (
     hold_out,
     split_documents,
 )
-from wesar_sweep.training.text_files import find_files, read_text
+from wesar_sweep.training.text_files import cut_text, find_files, read_text
 
 STDLIB_EXCLUDED = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
@@ -95,6 +95,10 @@ def validation_tokens_needed(context: int) -> int:
     return context + 1
 
 
+_STDLIB_PIECES = 16
+"""A file of the standard library is cut to this part of `max_bytes`."""
+
+
 def _stdlib(data: StdlibData, *, context: int) -> Corpus:
     folder = Path(sysconfig.get_path("stdlib"))
     documents: list[bytes] = []
@@ -116,6 +120,10 @@ def _stdlib(data: StdlibData, *, context: int) -> Corpus:
                 hint="name text files of your own: data: {source: text, paths: [...]}",
             )
         )
+    if data.max_bytes is not None:
+        # No file may fill a small limit alone, or nothing is left to hold out.
+        longest = data.max_bytes // _STDLIB_PIECES
+        documents = [cut_text(document, longest) for document in documents]
     documents = cap_documents(documents, max_bytes=data.max_bytes)
     version = sysconfig.get_python_version()
     return _held_out_corpus(

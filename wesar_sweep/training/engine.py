@@ -30,6 +30,12 @@ _log = logging.getLogger(__name__)
 BLOCK_STEPS = 20
 """Most steps between two looks of the host at the losses."""
 
+BLOCK_SECONDS = 1.0
+"""About the longest time between them: how long a worker takes to hear that it should stop."""
+
+MOST_FAULTS = 5
+"""So many faults on end, with no run finished between them, and the process is given up."""
+
 
 class MachineFault(Exception):
     """The machine, not the run, stopped a whole stack, such as by a CUDA error."""
@@ -81,6 +87,11 @@ class Engine:
         self._traits = StackTraits.of(study, methods=methods)
         self._train_S = torch.from_numpy(np.ascontiguousarray(corpus.train)).to(device)
         self._waiting: list[Run] = []
+        self._entering: list[Run] = []
+        self._suspects: set[tuple[int, int]] = set()
+        self._set_aside: list[Run] = []
+        self._faults = 0
+        self._step_seconds = 0.0
         self.records: list[RunRecord | None] = []
         """What trains in each slot."""
         self.tokens = 0
@@ -96,32 +107,44 @@ class Engine:
         """Train until the queue has nothing more to take, or `on_block` asks to stop."""
         limit: int | None = None
         while not self._on_block(self):
-            self._waiting += [] if self._waiting else self._queue.take(1)
+            alone = False
+            if not self._waiting:
+                self._waiting += self._take(1)
+            if not self._waiting and self._set_aside:
+                self._waiting, alone = [self._set_aside.pop(0)], True
             if not self._waiting:
                 return
             architecture = self._waiting[0].architecture
-            slots = self._slots(architecture) if limit is None else limit
+            slots = 1 if alone else limit or self._slots(architecture)
             if slots > len(self._waiting):
-                count = slots - len(self._waiting)
-                self._waiting += self._queue.take(count, architecture=architecture)
+                self._waiting += self._take(slots - len(self._waiting), architecture)
             try:
-                self._train_stack(architecture, slots=slots)
+                self._train_stack(architecture, slots=slots, refill=not alone)
                 limit = None
             except OutOfMemory as fault:
-                if min(slots, len(self.records)) == 1:
-                    self._give_up(str(fault))
+                if len(self.records) <= 1:
+                    self._give_up(fault)
                 else:
                     limit = len(self.records) // 2
-                    self._start_over()
                     _log.warning("%d slots do not fit, going on with %d: %s", slots, limit, fault)
+                    self._waiting = self._unload() + self._waiting
+                if self._device.type == "cuda":
+                    torch.cuda.empty_cache()
             except MachineFault as fault:
-                self._give_up(str(fault))
+                self._give_up(fault)
 
-    def _train_stack(self, architecture: Architecture, *, slots: int) -> None:
+    def _take(self, count: int, architecture: Architecture | None = None) -> list[Run]:
+        """Runs from the queue; those that were in a stack that failed are set aside."""
+        runs = self._queue.take(count, architecture=architecture)
+        self._set_aside += [run for run in runs if run.key in self._suspects]
+        return [run for run in runs if run.key not in self._suspects]
+
+    def _train_stack(self, architecture: Architecture, *, slots: int, refill: bool) -> None:
         """Train runs of one shape, and what the queue sends after them, until none is left."""
         on_cpu = self._device.type == "cpu"
         # The queue gave all it has for this shape: a stack for more would train empty slots.
         self.records = [None] * min(slots, len(self._waiting))
+        self._step_seconds = 0.0
         with _machine_faults():
             stack = Stack(
                 architecture, slots=len(self.records), traits=self._traits, train_S=self._train_S
@@ -138,8 +161,8 @@ class Engine:
             if self._on_block(self):
                 return
             free = self.records.count(None)
-            if free:
-                self._waiting += self._queue.take(free, architecture=architecture)
+            if free and refill:
+                self._waiting += self._take(free, architecture)
 
     def _validation_windows(self, context: int) -> Tensor:
         """Evenly spaced held-out windows, [sequences, context + 1], the same for every run."""
@@ -152,16 +175,16 @@ class Engine:
 
     def _enter(self, stack: Stack, window_ST: Tensor) -> None:
         """Start waiting runs in free slots and measure their loss before the first step."""
-        entered: list[tuple[int, Run]] = []
         free = [slot for slot, record in enumerate(self.records) if record is None]
+        slots = free[: len(self._waiting)]
+        self._entering, self._waiting = self._waiting[: len(slots)], self._waiting[len(slots) :]
         with _machine_faults():
-            for slot, run in zip(free, self._waiting, strict=False):
+            for slot, run in zip(slots, self._entering, strict=True):
                 stack.load(slot, run)
-                entered.append((slot, run))
-        losses = self._measure(stack, [slot for slot, _ in entered], window_ST)
-        for (slot, run), init_loss in zip(entered, losses, strict=True):
+        losses = self._measure(stack, slots, window_ST)
+        for slot, run, init_loss in zip(slots, self._entering, losses, strict=True):
             self.records[slot] = RunRecord(run, self._study, init_loss)
-        del self._waiting[: len(entered)]
+        self._entering = []
 
     def _measure(self, stack: Stack, slots: Sequence[int], window_ST: Tensor) -> list[float]:
         """Held-out loss of some slots, with the time it takes."""
@@ -184,7 +207,8 @@ class Engine:
     def _train_block(self, stack: Stack) -> None:
         """Train to the next evaluation of any run, a block at most, and judge every step."""
         live = self._live()
-        steps = min(BLOCK_STEPS, *(record.steps_to_evaluation for _, record in live))
+        in_time = int(BLOCK_SECONDS / self._step_seconds) if self._step_seconds else 1
+        steps = min(BLOCK_STEPS, max(1, in_time), *(r.steps_to_evaluation for _, r in live))
         done: list[StepRecord] = []
         start = time.perf_counter()
         with _machine_faults():
@@ -200,11 +224,14 @@ class Engine:
                 else {n: x.cpu().numpy() for n, x in step.probes.items()}
                 for step in done
             ]
-        self.training_seconds += time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self._step_seconds = seconds / steps
+        self.training_seconds += seconds
         for slot, record in live:
             for offset, values in enumerate(probes):
                 if values is not None and record.probe_due(offset):
-                    record.add_probe(offset, {name: value[slot] for name, value in values.items()})
+                    own = {name: value[slot].copy() for name, value in values.items()}
+                    record.add_probe(offset, own)
             self._judge(stack, slot, record, loss_SK[:, slot], norm_SK[:, slot])
 
     def _judge(
@@ -263,21 +290,31 @@ class Engine:
         )
         self.records[slot] = None
         self.runs_done += 1
+        self._faults = 0
         self._queue.finish(outcome, curve)
 
-    def _start_over(self) -> None:
-        """Put every run of the stack back among the waiting, to begin anew: no try is counted."""
-        self._waiting = [record.run for _, record in self._live()] + self._waiting
-        self.records = []
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+    def _unload(self) -> list[Run]:
+        """The runs of the stack, which is given up; those that still wait are not among them."""
+        runs = [record.run for _, record in self._live()] + self._entering
+        self.records, self._entering = [], []
+        return runs
 
-    def _give_up(self, reason: str) -> None:
-        """Hand in every run of the stack as failed; the queue decides which are tried again."""
-        _log.error("the stack failed: %s", reason)
-        self._start_over()
-        runs, self._waiting = self._waiting, []
-        for run in runs:
-            failed = Outcome.untrained(run, status="failed", reason=reason, worker=self._worker)
+    def _give_up(self, fault: MachineFault) -> None:
+        """Hand in every run of the stack as failed; the queue decides which are tried again.
+
+        Which of them is to blame is not known: a further try is made with each alone.
+
+        Raises:
+            MachineFault: This process is not fit to go on: after an error of CUDA, or when nothing
+                but faults came of it for a while.
+        """
+        _log.error("the stack failed: %s", fault)
+        for run in self._unload():
+            failed = Outcome.untrained(run, status="failed", reason=str(fault), worker=self._worker)
             self.runs_done += 1
+            self._suspects.add(run.key)
             self._queue.finish(failed, None)
+        self._faults += 1
+        broken = self._device.type == "cuda" and not isinstance(fault, OutOfMemory)
+        if broken or self._faults >= MOST_FAULTS:
+            raise fault

@@ -51,6 +51,8 @@ def choose_slots(
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
+        # What a former stack left in torch's cache is free to the next one.
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     else:
         free = psutil.virtual_memory().available // workers
     fits = int(free * memory_fraction) // bytes_a_run(architecture, on_cpu=device.type == "cpu")

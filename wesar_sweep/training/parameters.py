@@ -86,7 +86,8 @@ class ParameterRows:
         """Draw a run's initial parameters into a slot, by (seed, parameter name) alone."""
         layout = self.layout
         row_P = torch.ones(layout.size)
-        gate_M = torch.ones(len(layout.matrix_labels))
+        # Float64: an absurd gate becomes infinite in float32, which is a divergence, not an error.
+        gate_M = torch.ones(len(layout.matrix_labels), dtype=torch.float64)
         trains_M, form_M = gate_M.bool(), gate_M.long()
         for group in layout.groups:
             w_MOI = group.view(row_P.unsqueeze(0))[0]
@@ -107,7 +108,7 @@ class ParameterRows:
                 row_P[layout.row_gains(group)] = rp.row_norm(w_MOI.unsqueeze(0)).flatten()
             if group.name in self.left:
                 self._start_power_iteration(slot, group, w_MOI, seed=run.seed)
-        row_P[layout.gates] = gate_M
+        row_P[layout.gates] = gate_M.float()
         self.parameter_KP[slot] = row_P
         self.gate_trains_KM[slot], self.form_KM[slot] = trains_M, form_M
         self.refresh_effective(slice(slot, slot + 1), power_step=False)
