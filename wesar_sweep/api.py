@@ -3,7 +3,7 @@
 import wesar_sweep as ws
 
 study = ws.load("search_spaces/lr_sigma.yaml", overrides=["replicates=5"])
-result = ws.run(study)
+result = ws.run(study, out="results/five_seeds")
 result.outcomes  # a polars DataFrame, one row a run
 result.report()  # results/lr_sigma/report.html
 """
