@@ -62,3 +62,23 @@ def test_a_continuous_space_is_no_grid() -> None:
     layout = axes(study)
     assert (layout.axis, layout.series, layout.scattered) == ("lr", ("method",), ("sigma2",))
     assert not layout.gridded
+
+
+def test_a_number_that_a_cell_may_lack_is_no_axis() -> None:
+    off = axes(lr_study(space={"clip": [None, 0.5, 1.0]}))
+    assert (off.axis, off.series) == (None, ("method", "clip"))
+    other = axes(lr_study(space={"clip": [None, 0.5], "beta2": [0.9, 0.95]}))
+    assert (other.axis, other.series) == ("beta2", ("method", "clip"))
+    # The control: never off, it is one.
+    assert axes(lr_study(space={"clip": [0.5, 1.0]})).axis == "clip"
+
+    asked = {"choices": [4e-5, 1e-3]}
+    sampler = {"name": "tpe", "cells": 3}
+    ignored = lr_study(space={"method": ["he", "wesar"], "sigma2": asked}, sampler=sampler)
+    assert axes(ignored).axis is None
+    assert axes(lr_study(space={"sigma2": asked}, sampler=sampler)).axis == "sigma2"
+
+
+def test_the_series_of_a_width_by_default_is_named_as_its_runs_name_it() -> None:
+    study = lr_study(space={"method": "he", "ffn_width": [None, 96], "lr": [1e-3, 1e-2]})
+    assert expected_series(study, axes(study)) == ("he ffn_width=256", "he ffn_width=96")

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -108,3 +109,47 @@ def test_sensitivity_worked_by_hand_and_capped_first() -> None:
     assert row["even"]
     assert not lr_sensitivity([series([1e-3, 2e-3, 1e-1], [[1.0]] * 3)])["even"][0]
     assert lr_sensitivity([series([1e-3], [[1.0]])])["sensitivity"][0] is None
+
+
+def lost_at(*lost: float) -> Analysis:
+    """One flat series over four lr; every run at some of them pruned."""
+    lrs = [1e-3, 3e-3, 1e-2, 3e-2]
+    study = lr_study(space={"method": "he", "lr": lrs}, replicates=2)
+    outcomes = []
+    for trial, lr in enumerate(lrs):
+        for seed in range(2):
+            status = "pruned" if lr in lost else "completed"
+            one, _ = run_of(study, trial, seed, {"method": "he", "lr": lr}, status=status)
+            outcomes.append(dataclasses.replace(one, val_loss=1.0 + 1e-3 * seed))
+    return Analysis(study, outcomes_frame(outcomes))
+
+
+def test_pruned_cells_are_no_end_of_the_grid() -> None:
+    found = lost_at(1e-2, 3e-2)
+    row = found.basin_width().row(0, named=True)
+    assert (row["touches_low"], row["touches_high"]) == (True, False)
+    assert (row["lost_low"], row["lost_high"], row["lost"]) == (0, 2, "pruned (2 cells)")
+    words = found.verdict.basin
+    assert "at least" in words and "at the low end" in words and "high end" not in words
+    assert "Higher lr were tried, but pruned (2 cells)." in words
+    control = lost_at().basin_width().row(0, named=True)
+    assert (control["touches_high"], control["lost_high"], control["lost"]) == (True, 0, "")
+
+
+def test_a_hole_inside_the_basin_is_named() -> None:
+    found = lost_at(3e-3)
+    row = found.basin_width().row(0, named=True)
+    assert (row["touches_high"], row["lost_low"], row["lost_high"]) == (True, 0, 0)
+    assert "pruned (1 cell)" in row["note"]
+    assert "Some of its lr have no counted run: pruned (1 cell)." in found.verdict.basin
+
+
+def test_sensitivity_is_not_given_over_a_part_of_the_grid() -> None:
+    row = lost_at(3e-2).lr_sensitivity().row(0, named=True)
+    assert (row["sensitivity"], row["incomplete"]) == (None, True)
+    assert "pruned (1 cell)" in row["note"]
+    whole = lost_at()
+    row = whole.lr_sensitivity().row(0, named=True)
+    assert (row["sensitivity"], row["incomplete"]) == (pytest.approx(0.0), False)
+    part = Analysis(whole.study, whole.raw_outcomes.head(6)).lr_sensitivity().row(0, named=True)
+    assert part["sensitivity"] is None and "not run yet (1 cell)" in part["note"]

@@ -1,8 +1,12 @@
+import dataclasses
+import math
+
 import polars as pl
 import pytest
 from invented_study import lr_study, run_of
 
 from wesar_sweep.analysis import Analysis
+from wesar_sweep.analysis.verdict import Verdict
 from wesar_sweep.store.frames import outcomes_frame
 
 LRS = [1e-3, 3e-3, 1e-2, 3e-2]
@@ -90,3 +94,88 @@ def test_completeness_tells_failed_from_retrying_and_spared() -> None:
     found = Analysis(study, frame).completeness
     assert (found.failed, found.retrying, found.pruned, found.spared) == (1, 1, 1, 2)
     assert found.partial
+
+
+def fates(*kinds: str, n: int = 2) -> Analysis:
+    """One series, all runs of each lr with one fate; ``-`` for a cell that has not run."""
+    study = lr_study(space={"method": "he", "lr": LRS[: len(kinds)]}, replicates=n)
+    outcomes = [
+        run_of(study, trial, seed, {"method": "he", "lr": LRS[trial]}, status=kind)[0]
+        for trial, kind in enumerate(kinds)
+        if kind != "-"
+        for seed in range(n)
+    ]
+    return Analysis(study, outcomes_frame(outcomes))
+
+
+def test_a_higher_lr_whose_runs_were_pruned_was_tried() -> None:
+    found = fates("completed", "completed", "pruned", "failed")
+    row = found.largest_stable_lr().row(0, named=True)
+    assert (row["lr"], row["at_edge"], row["lost_above"]) == (3e-3, False, 2)
+    assert (row["next_lr"], row["next_n"], row["next_diverged"]) == (1e-2, 0, 0)
+    assert row["note"] == "higher lr were tried, but pruned or failed (2 cells)"
+    assert "Higher lr were tried, but pruned or failed (2 cells)." in found.verdict.stable
+    assert "No higher lr" not in found.verdict.stable
+
+
+def test_an_lr_without_a_counted_run_is_passed_over_and_named() -> None:
+    row = fates("pruned", "completed", "failed", "diverged").largest_stable_lr().row(0, named=True)
+    assert (row["lr"], row["next_lr"], row["next_n"], row["lost_above"]) == (3e-3, 1e-2, 0, 1)
+    assert "lower lr were tried, but pruned (1 cell)" in row["note"]
+    lucky = fates("diverged", "pruned", "completed", "completed").largest_stable_lr()
+    assert lucky["lr"].to_list() == [None]
+
+
+def test_a_series_without_any_counted_run_keeps_its_row() -> None:
+    found = fates("pruned", "pruned")
+    for frame in (found.largest_stable_lr(), found.basin_width(), found.lr_sensitivity()):
+        assert frame.height == 1 and "pruned (2 cells)" in frame["note"][0]
+    assert "pruned (2 cells)" in found.verdict.basin
+    assert "pruned (2 cells)" in found.verdict.stable
+
+
+def test_the_lowest_lr_is_spoken_of_only_where_it_ran() -> None:
+    whole = fates("diverged", "diverged", "completed")
+    assert "none; every series diverged at its lowest lr." in whole.verdict.stable
+    part = fates("-", "diverged", "diverged", "completed")
+    words = part.verdict.stable
+    assert "its lowest lr" not in words and "so far" in words
+    assert "the lowest lr at which it has a counted run" in words
+    lost = fates("pruned", "diverged", "completed").verdict.stable
+    assert "its lowest lr" not in lost and "so far" not in lost
+
+
+def test_verdict_on_a_part_of_the_study_is_not_final() -> None:
+    words = fates("diverged", "-").verdict
+    assert words.best == "Every run so far diverged (2 of 2); others are still to come."
+    words = fates("completed", "-", "-").verdict
+    assert words.best.startswith("Lowest loss so far:") and "only cell so far" in words.best
+    assert "No higher lr was tried so far." in words.stable
+    assert fates("completed", "completed").verdict.best.startswith("Lowest loss: ")
+
+
+def test_with_few_seeds_no_interval_is_called_one() -> None:
+    def words(n: int) -> Verdict:
+        # Series that lie far apart, so that many seeds do tell them apart.
+        methods = {"small": 0.0, "he": 3.0}
+        study = lr_study(space={"method": list(methods), "lr": LRS}, replicates=n)
+        outcomes = []
+        for trial, (method, lr) in enumerate((m, lr) for m in methods for lr in LRS):
+            for seed in range(n):
+                cell = {"method": method, "lr": lr}
+                one, _ = run_of(study, trial, seed, cell, status="completed", with_curve=False)
+                steep = 0.03 if method == "small" else 1.0
+                loss = 1 + steep * math.log10(lr / 6e-3) ** 2 + 1e-4 * seed
+                outcomes.append(dataclasses.replace(one, val_loss=loss))
+        return Analysis(study, outcomes_frame(outcomes)).verdict
+
+    few = words(2)
+    assert "95 % interval" not in few.best + few.basin
+    for sentence in (few.best, few.basin):
+        assert "range of the resampled seeds" in sentence
+        assert "with 2 seeds it covers at most 50 %" in sentence
+    assert "With 2 seeds a series the others are not told apart from it." in few.basin
+    assert "by more than" not in few.basin
+    many = words(6)
+    assert "95 % interval" in many.best and "95 % interval" in many.basin
+    assert "wider than every other by more than the intervals" in many.basin

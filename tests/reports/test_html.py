@@ -16,7 +16,9 @@ from invented_study import invent, lr_study, write_study
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.errors import ConfigError, StoreError
 from wesar_sweep.reports import FORMATS, write
+from wesar_sweep.reports.asked import provenance
 from wesar_sweep.reports.html import render
+from wesar_sweep.store.beat import Beat
 from wesar_sweep.store.frames import outcomes_frame
 from wesar_sweep.store.layout import StudyDirectory
 
@@ -161,6 +163,41 @@ def test_provenance_verdict_and_rules_are_said(report: str, directory: StudyDire
         assert words in report, words
     for sentence in Analysis.read(directory).verdict.sentences:
         assert sentence.partition(": ")[2] in report
+
+
+def test_what_a_worker_knows_is_laid_out_in_words() -> None:
+    machine = {
+        "host": "box",
+        "device": "cuda",
+        "device_name": "Some GPU",
+        "versions": {"torch": "2.13.0", "cuda": "13.0"},
+        "corpus_hash": "ab" * 32,
+    }
+    facts = {
+        "python": "3.11.7",
+        "libraries": {"numpy": "2.4.6"},
+        "workers": {"w0": machine, "w1": machine, "w2": {**machine, "corpus_hash": "cd" * 32}},
+        "corpus": {"description": "Some text", "sha256": "ab" * 32, "train_tokens": 7_308_451},
+    }
+    beats = [
+        Beat(
+            worker="w0",
+            pid=1,
+            host="box",
+            runs_done=44,
+            tokens=901_120,
+            training_seconds=75.2,
+            evaluation_seconds=2.11,
+        )
+    ]
+    rows = dict(provenance(facts, beats=beats))
+    words = "host box, device cuda (Some GPU), torch 2.13.0, cuda 13.0"
+    assert rows["workers w0, w1"] == words
+    assert rows["worker w2"] == f"{words}, corpus hash {'cd' * 32}"
+    assert rows["versions"] == "Python 3.11.7, numpy 2.4.6"
+    assert rows["corpus"] == f"Some text, 7,308,451 tokens to train on, sha256 {'ab' * 32}"
+    assert rows["time of worker w0"].startswith("1 min 15 s in training steps, 2.1 s in evaluat")
+    assert not any("{" in value for value in rows.values())
 
 
 def test_every_diverged_run_is_in_the_page(report: str, analysis: Analysis) -> None:

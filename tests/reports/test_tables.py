@@ -1,11 +1,13 @@
 import io
+from typing import Any
 
 import polars as pl
+import pytest
 from invented_study import invent, lr_study
 from rich.console import Console
 
 from wesar_sweep.analysis import Analysis
-from wesar_sweep.reports import markdown
+from wesar_sweep.reports import html, markdown
 from wesar_sweep.reports.tables import (
     best_cells_table,
     csv_frame,
@@ -34,7 +36,7 @@ def test_the_matrix_holds_every_cell_in_its_place(analysis: Analysis) -> None:
             assert (cell.figures["series"], cell.figures["lr"]) == (label, column)
     marks = [cell.mark for _, cells in found.rows for cell in cells]
     assert marks.count("best") == 1
-    assert marks.count("tied") == len(analysis.best_and_tied[1])
+    assert marks.count("tied") == len(analysis.ties.marked)
     shades = [cell.shade for _, cells in found.rows for cell in cells]
     assert min(shades) == 0 and max(shades) > 0.9
 
@@ -115,3 +117,37 @@ def test_terminal_shows_verdict_and_every_cell_at_any_width(analysis: Analysis) 
         assert all(len(line) <= width for line in text.splitlines())
         best = analysis.ranked["loss"][0]
         assert f"{best:.3f}" in text
+
+
+NULL_CLIP = {"space": {"clip": [None, 0.5, 1.0]}}
+NULL_SIGMA2 = {
+    "space": {"method": ["he", "wesar"], "sigma2": [4e-5, 1e-3]},
+    "sampler": {"name": "tpe", "cells": 4},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels"),
+    [
+        (NULL_CLIP, ["wesar clip=off", "wesar clip=0.5", "wesar clip=1"]),
+        (NULL_SIGMA2, ["he", "wesar σ²=4e-5", "wesar σ²=1e-3"]),
+    ],
+)
+def test_a_value_that_is_off_reaches_every_report(
+    changes: dict[str, Any], labels: list[str]
+) -> None:
+    study = lr_study(**changes)
+    asked = [{"method": method, "sigma2": s} for method in ("he", "wesar") for s in (4e-5, 1e-3)]
+    outcomes, curves = invent(study, asked if "sampler" in changes else None)
+    found = Analysis(study, outcomes_frame(outcomes), curves)
+    grid = matrix(found)
+    assert grid is not None
+    assert [label for label, _ in grid.rows] == labels
+    assert all(cells[0].n == 3 for _, cells in grid.rows)
+    assert len(series_table(found).rows) == 3
+    assert csv_frame(found).height == len(outcomes) // 3
+    stream = io.StringIO()
+    print_summary(found, console=Console(file=stream, width=120, color_system=None))
+    page = html.render(found, provenance={}, bundle="")
+    for text in (markdown.render(found, provenance={}), page, stream.getvalue()):
+        assert all(label in text for label in labels)

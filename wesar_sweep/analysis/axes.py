@@ -1,7 +1,8 @@
 """What varies in a study, as a reader looks at it: one axis, and series of everything else.
 
-The axis is the learning rate where it is searched, else the first other number that is. A *series*
-is one method with one value of every other searched knob, such as ``wesar σ²=4e-5``.
+The axis is the learning rate where it is searched, else the first other number that is and that no
+cell lacks. A *series* is one method with one value of every other searched knob, such as
+``wesar σ²=4e-5``; so a knob that can be off has a series for it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from wesar_sweep.config.knobs import Scalar, knob_table
-from wesar_sweep.config.space import Range, grid_cells, values
+from wesar_sweep.config.run import default_ffn_width
+from wesar_sweep.config.space import Range, grid_cells, possible_values, values
 from wesar_sweep.config.study import Study
 from wesar_sweep.store.frames import KNOBS
 
@@ -31,7 +33,7 @@ class Axes:
     """How the cells of a study lie."""
 
     axis: str | None
-    """The knob along which a series runs; None where no number is searched."""
+    """The knob along which a series runs, a number in every cell; None where there is none."""
     series: tuple[str, ...]
     """Knobs whose values name a series; ``method`` is always the first."""
     scattered: tuple[str, ...]
@@ -64,13 +66,14 @@ def axes(study: Study) -> Axes:
     """How the cells of this study lie, from its space alone."""
     searched = searched_knobs(study)
     numeric = [knob for knob in searched if knob_table()[knob].numeric]
-    # A condition makes a knob part of what tells series apart, as sigma2 does for WeSaR.
-    free = [knob for knob in numeric if not study.space[knob].when]
+    # A condition makes a knob part of what tells series apart, as sigma2 does for WeSaR; and a
+    # cell without a value has no place along an axis.
+    free = [k for k in numeric if not study.space[k].when and not _can_be_null(study, k)]
     axis = "lr" if "lr" in numeric else (free[0] if free else None)
     scattered = tuple(k for k in searched if k not in ("method", axis) and _scattered(study, k))
     series = ("method", *(k for k in searched if k not in ("method", axis, *scattered)))
     listed = () if axis is None else values(study.space[axis], axis)
-    known = sorted({float(str(v)) for v in listed or () if v is not None})
+    known = sorted({float(str(v)) for v in listed or ()})
     integer = axis is not None and knob_table()[axis].kind == "integer"
     return Axes(
         axis=axis,
@@ -79,6 +82,14 @@ def axes(study: Study) -> Axes:
         gridded=not scattered and listed is not None and len(known) <= MAX_SERIES_VALUES,
         axis_values=tuple(int(v) if integer else v for v in known),
     )
+
+
+def _can_be_null(study: Study, knob: str) -> bool:
+    """Whether a cell may have no value of a searched knob, because it is off or does not apply."""
+    if None in (values(study.space[knob], knob) or ()):
+        return True
+    methods = possible_values(study, "method")
+    return knob == "sigma2" and not all(study.method_parts(str(m)).uses_sigma2 for m in methods)
 
 
 def _scattered(study: Study, knob: str) -> bool:
@@ -154,6 +165,10 @@ def expected_series(study: Study, layout: Axes) -> tuple[str, ...]:
         knobs = {**fixed, **cell}
         if not study.method_parts(str(knobs["method"])).uses_sigma2:
             knobs["sigma2"] = None
+        if knobs["ffn_width"] is None:
+            # Null stands for a width that follows from others, and outcomes name that width.
+            width = int(str(knobs["width"]))
+            knobs["ffn_width"] = default_ffn_width(str(knobs["ffn"]), width)
         labels.setdefault(series_label(knobs, layout.series))
     return tuple(labels)
 

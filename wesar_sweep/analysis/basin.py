@@ -29,16 +29,22 @@ SCHEMA = pl.Schema(
         ("lr_high", pl.Float64()),
         ("touches_low", pl.Boolean()),
         ("touches_high", pl.Boolean()),
+        ("lost_low", pl.Int64()),
+        ("lost_high", pl.Int64()),
         ("best_lr", pl.Float64()),
         ("best_loss", pl.Float64()),
         ("n_lr", pl.Int64()),
         ("n_seeds", pl.Int64()),
         ("tolerance", pl.Float64()),
+        ("lost", pl.String()),
         ("note", pl.String()),
     ]
 )
-"""``width`` in decades of lr. Where an edge is touched the grid ends inside the basin, so that the
-width is a lower bound. ``note`` says why a figure is missing, and is empty where none is."""
+"""``width`` in decades of lr. It is a lower bound where the basin reaches the lowest or highest lr
+with a counted run: ``touches_low`` and ``touches_high`` where no lr beyond was tried, ``lost_low``
+and ``lost_high`` the number of lr beyond that were tried and have no counted run, being pruned or
+failed. ``lost`` says how often and why an lr of the series has none, empty for never. ``note`` says
+why a figure is missing or unsure, and is empty where none is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,10 @@ def basin_width(series: list[SeriesLosses], *, tolerance: float = TOLERANCE) -> 
 
 
 def _row(one: SeriesLosses, tolerance: float) -> tuple[object, ...]:
+    nothing = (one.series, one.method, *(None,) * 9)
+    if not len(one.axis_L):
+        why = f"no lr has a counted run: {one.lost_words}"
+        return (*nothing, None, None, 0, 0, tolerance, one.lost_words, why)
     mean_L = one.mean_L
     best = int(mean_L.argmin())
     tail = (
@@ -120,12 +130,13 @@ def _row(one: SeriesLosses, tolerance: float) -> tuple[object, ...]:
         len(one.axis_L),
         len(one.seeds),
         tolerance,
+        one.lost_words,
     )
-    nothing = (one.series, one.method, *(None,) * 7)
     if not mean_L[best] < one.start_loss - tolerance:
         return (*nothing, *tail, "no cell got below its initial loss")
     if len(one.axis_L) < 2:
-        return (*nothing, *tail, "only one lr was tried")
+        only = "only one lr has a counted run" if len(one.lost) else "only one lr was tried"
+        return (*nothing, *tail, only)
     log_lr_L = np.log10(one.axis_L)
     found = basins(log_lr_L, mean_L[None], tolerance=tolerance)
     n = len(one.seeds)
@@ -133,6 +144,12 @@ def _row(one: SeriesLosses, tolerance: float) -> tuple[object, ...]:
     if n >= 2:
         samples = basins(log_lr_L, one.resampled(), tolerance=tolerance).width
         spread = percentile_interval(samples, n=n)
+    ends_low, ends_high = bool(found.touches_low[0]), bool(found.touches_high[0])
+    lost_low = int((one.lost < one.axis_L[0]).sum()) if ends_low else 0
+    lost_high = int((one.lost > one.axis_L[-1]).sum()) if ends_high else 0
+    notes = [] if spread else ["one seed: no interval"]
+    if one.lost_words:
+        notes.append(f"lr without a counted run: {one.lost_words}")
     return (
         one.series,
         one.method,
@@ -141,8 +158,10 @@ def _row(one: SeriesLosses, tolerance: float) -> tuple[object, ...]:
         spread.high if spread else None,
         float(10 ** found.low[0]),
         float(10 ** found.high[0]),
-        bool(found.touches_low[0]),
-        bool(found.touches_high[0]),
+        ends_low and not lost_low,
+        ends_high and not lost_high,
+        lost_low,
+        lost_high,
         *tail,
-        "" if spread else "one seed: no interval",
+        "; ".join(notes),
     )

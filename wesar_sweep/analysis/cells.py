@@ -175,8 +175,23 @@ def _exp(loss: float) -> float:
 
 
 def ranked(frame: pl.DataFrame, *, by: str = "loss") -> pl.DataFrame:
-    """The cells that have a figure, best first; of equals the one that diverged less."""
-    return frame.filter(pl.col(by).is_not_null()).sort(by, "rate", "trial")
+    """The cells that have a figure, best first; of equals the one that diverged less.
+
+    Cells that the pruner ended early stand behind all others: their figure is of a part of the
+    seeds, and they were ended for being bad.
+    """
+    found = frame.filter(pl.col(by).is_not_null())
+    return found.sort(pl.col("pruned") > 0, by, "rate", "trial")
+
+
+def without_count(frame: pl.DataFrame) -> str:
+    """``pruned or failed (3 cells)``: why cells have no counted run; empty for no such cell."""
+    lost = frame.filter(pl.col("n") == 0)
+    if lost.is_empty():
+        return ""
+    causes = [name for name in ("pruned", "failed") if int(lost[name].sum())]
+    cells = f"{lost.height} cell{'' if lost.height == 1 else 's'}"
+    return f"{' or '.join(causes) or 'not finished'} ({cells})"
 
 
 def one_cell_a_place(frame: pl.DataFrame, *, layout: Axes) -> pl.DataFrame:

@@ -5,13 +5,13 @@ Named for the axis that nearly every study has; where lr is not searched the axi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
 
 from wesar_sweep.analysis.axes import Axes
-from wesar_sweep.analysis.cells import one_cell_a_place, with_capped_loss
+from wesar_sweep.analysis.cells import one_cell_a_place, with_capped_loss, without_count
 from wesar_sweep.analysis.intervals import Matrix, Vector, resamples
 from wesar_sweep.config.study import Study
 
@@ -35,7 +35,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class SeriesLosses:
-    """One series as arrays. L places along the axis, n seeds."""
+    """One series as arrays. L places along the axis with a counted run (may be 0), n seeds."""
 
     series: str
     method: str
@@ -46,6 +46,12 @@ class SeriesLosses:
     """Capped losses; NaN where a place lacks the seed."""
     start_loss: float
     """Mean initial loss."""
+    lost: Vector = field(default_factory=lambda: np.zeros(0))
+    """Axis values, ascending, that were tried and have no counted run: pruned or failed there."""
+    lost_words: str = ""
+    """Why, and how many: ``pruned or failed (3 cells)``; empty for none."""
+    to_come: int = 0
+    """Places of the study's grid at which no run of this series has ended."""
 
     @property
     def mean_L(self) -> Vector:
@@ -102,16 +108,21 @@ def seed_points(
 
 
 def series_losses(cells: pl.DataFrame, *, layout: Axes) -> list[SeriesLosses]:
-    """Every series of a grid as arrays, in the order of their trials; empty without an axis."""
+    """Every series of a grid as arrays, in the order of their trials; empty without an axis.
+
+    Cells without a counted run have no loss, but are not forgotten: see `SeriesLosses.lost`.
+    """
     if layout.axis is None or not layout.gridded:
         return []
-    found = one_cell_a_place(cells.filter(pl.col("n") > 0), layout=layout)
+    found = one_cell_a_place(cells, layout=layout)
     order = found.group_by("series").agg(pl.col("trial").min()).sort("trial")["series"]
-    return [_arrays(found.filter(pl.col("series") == name), layout.axis) for name in order]
+    places = len(layout.axis_values)
+    return [_arrays(found.filter(pl.col("series") == s), layout.axis, places) for s in order]
 
 
-def _arrays(part: pl.DataFrame, axis: str) -> SeriesLosses:
-    part = part.sort(axis)
+def _arrays(tried: pl.DataFrame, axis: str, places: int) -> SeriesLosses:
+    tried = tried.sort(axis)
+    part = tried.filter(pl.col("n") > 0)
     seeds = sorted({seed for found in part["seeds"] for seed in found})
     loss_Ln = np.full((part.height, len(seeds)), np.nan)
     for place, (found, losses) in enumerate(zip(part["seeds"], part["losses"], strict=True)):
@@ -119,10 +130,13 @@ def _arrays(part: pl.DataFrame, axis: str) -> SeriesLosses:
             loss_Ln[place, seeds.index(seed)] = loss
     start = part["start_loss"].mean()
     return SeriesLosses(
-        series=str(part["series"][0]),
-        method=str(part["method"][0]),
+        series=str(tried["series"][0]),
+        method=str(tried["method"][0]),
         axis_L=part[axis].cast(pl.Float64).to_numpy(),
         seeds=tuple(seeds),
         loss_Ln=loss_Ln,
         start_loss=float(start) if isinstance(start, float) else float("nan"),
+        lost=tried.filter(pl.col("n") == 0)[axis].cast(pl.Float64).to_numpy(),
+        lost_words=without_count(tried),
+        to_come=places - tried.height,
     )

@@ -35,10 +35,12 @@ SCHEMA = pl.Schema(
         ("n_lr", pl.Int64()),
         ("n_seeds", pl.Int64()),
         ("even", pl.Boolean()),
+        ("incomplete", pl.Boolean()),
         ("note", pl.String()),
     ]
 )
-"""``sensitivity`` in nats; ``even``: the grid is evenly spaced in log lr, as it should be."""
+"""``sensitivity`` in nats; ``even``: the grid is evenly spaced in log lr, as it should be;
+``incomplete``: a place of the grid has no counted run, so that there is no mean over the grid."""
 
 
 def lr_sensitivity(series: list[SeriesLosses]) -> pl.DataFrame:
@@ -48,7 +50,9 @@ def lr_sensitivity(series: list[SeriesLosses]) -> pl.DataFrame:
         series: `series_losses` of a study whose axis is lr.
 
     Returns:
-        One row a series as `SCHEMA` says; null for a series with a single lr.
+        One row a series as `SCHEMA` says; null for a series with a single lr, and for one with an
+        lr at which no run counts: pruned runs were ended for being bad, and a mean over the other
+        lr would flatter the series.
     """
     rows = [_row(one) for one in series]
     frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
@@ -57,9 +61,17 @@ def lr_sensitivity(series: list[SeriesLosses]) -> pl.DataFrame:
 
 def _row(one: SeriesLosses) -> tuple[object, ...]:
     n, places = len(one.seeds), len(one.axis_L)
-    tail = (float(one.axis_L[0]), float(one.axis_L[-1]), places, n)
+    ends = (float(one.axis_L[0]), float(one.axis_L[-1])) if places else (None, None)
+    tail = (*ends, places, n)
+    nothing = (one.series, one.method, None, None, None)
+    if len(one.lost) or one.to_come:
+        causes = [one.lost_words] if one.lost_words else []
+        if one.to_come:
+            causes.append(f"not run yet ({one.to_come} cell{'' if one.to_come == 1 else 's'})")
+        why = f"incomplete: lr without a counted run, {' and '.join(causes)}"
+        return (*nothing, *tail, True, True, why)
     if places < 2:
-        return (one.series, one.method, None, None, None, *tail, True, "only one lr was tried")
+        return (*nothing, *tail, True, False, "only one lr was tried")
     mean_L = one.mean_L
     value = float(mean_L.mean() - mean_L.min())
     spread = None
@@ -72,4 +84,4 @@ def _row(one: SeriesLosses) -> tuple[object, ...]:
     if n < 2:
         notes.append("one seed: no interval")
     bounds = (spread.low, spread.high) if spread else (None, None)
-    return (one.series, one.method, value, *bounds, *tail, even, "; ".join(notes))
+    return (one.series, one.method, value, *bounds, *tail, even, False, "; ".join(notes))

@@ -16,6 +16,7 @@ from wesar_sweep.analysis.lr_curves import SeriesLosses, lr_curves, seed_points,
 from wesar_sweep.analysis.lr_sensitivity import lr_sensitivity
 from wesar_sweep.analysis.paired import (
     PairedDifference,
+    Ties,
     best_difference,
     paired_difference,
     paired_spikes,
@@ -116,22 +117,21 @@ class Analysis:
         return completeness(self.raw_outcomes, study=self.study)
 
     @cached_property
-    def best_and_tied(self) -> tuple[int | None, frozenset[int]]:
+    def ties(self) -> Ties:
         """The trial with the least loss, and those that cannot be told apart from it."""
         return tied_with_best(self.cells)
 
     @cached_property
     def verdict(self) -> Verdict:
         """What the study found, in three sentences."""
-        best, tied = self.best_and_tied
         return verdict(
             self.cells,
             study=self.study,
             layout=self.layout,
-            best=best,
-            tied=len(tied),
+            ties=self.ties,
             basins=self.basin_width(),
             stable=self.largest_stable_lr(),
+            partial=self.completeness.partial,
         )
 
     def basin_width(self, *, tolerance: float = TOLERANCE) -> pl.DataFrame:
@@ -147,7 +147,7 @@ class Analysis:
         return lr_sensitivity(self._lr_series)
 
     def paired_difference(self, a: str, b: str) -> PairedDifference:
-        """Series b minus series a, run by run at equal axis values."""
+        """Series b minus series a, run by run at equal axis values; n counts seeds."""
         return paired_difference(self.cells, a, b, layout=self.layout)
 
     def best_difference(self, a: int, b: int) -> PairedDifference:

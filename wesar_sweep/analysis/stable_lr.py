@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from wesar_sweep.analysis.axes import Axes
-from wesar_sweep.analysis.cells import one_cell_a_place
+from wesar_sweep.analysis.cells import one_cell_a_place, without_count
 from wesar_sweep.analysis.intervals import wilson
 
 SCHEMA = pl.Schema(
@@ -21,19 +21,25 @@ SCHEMA = pl.Schema(
         ("next_n", pl.Int64()),
         ("next_diverged", pl.Int64()),
         ("at_edge", pl.Boolean()),
+        ("from_lowest", pl.Boolean()),
+        ("lost_above", pl.Int64()),
         ("bound", pl.Float64()),
         ("note", pl.String()),
     ]
 )
-"""``lr`` is null where even the lowest one is not stable. The true limit lies between ``lr`` and
-``next_lr``, as far as the grid can tell; ``at_edge``: no higher lr was tried."""
+"""``lr`` is null where even the lowest counted one is not stable. As far as the grid can tell, the
+true limit lies between ``lr`` and ``next_lr``, the next that was tried; where ``next_n`` is 0 every
+run there was pruned or failed, and ``lost_above`` counts such lr up to the next that has a counted
+run. ``at_edge``: no higher lr was tried. ``from_lowest``: the lowest lr of the grid has a counted
+run."""
 
 
 def largest_stable_lr(cells: pl.DataFrame, *, layout: Axes, bound: float = 0.0) -> pl.DataFrame:
     """For every series the highest lr up to which the divergence rate stays at or below a bound.
 
-    "Up to which": every lower lr that was tried stays below the bound too, so a lucky cell above an
-    unstable one does not count.
+    "Up to which": every lower lr with a counted run stays below the bound too, so a lucky cell
+    above an unstable one does not count. An lr at which every run was pruned or failed tells
+    nothing of divergence: it is passed over, and ``note`` says so.
 
     Args:
         cells: As `wesar_sweep.analysis.cells.cells` gives them.
@@ -46,7 +52,7 @@ def largest_stable_lr(cells: pl.DataFrame, *, layout: Axes, bound: float = 0.0) 
     """
     rows: list[tuple[object, ...]] = []
     if layout.axis == "lr" and layout.gridded:
-        found = one_cell_a_place(cells.filter(pl.col("n") > 0), layout=layout)
+        found = one_cell_a_place(cells, layout=layout)
         for (_,), part in found.group_by(["series"], maintain_order=True):
             rows.append(_row(part.sort("lr"), bound))
     frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
@@ -55,17 +61,28 @@ def largest_stable_lr(cells: pl.DataFrame, *, layout: Axes, bound: float = 0.0) 
 
 def _row(part: pl.DataFrame, bound: float) -> tuple[object, ...]:
     cells = part.select("lr", "n", "diverged", "rate").rows()
-    stable = 0
-    while stable < len(cells) and cells[stable][3] <= bound:
-        stable += 1
-    lr, n, k = (None, None, None) if stable == 0 else cells[stable - 1][:3]
+    counted = [place for place, cell in enumerate(cells) if cell[1] > 0]
+    unstable = next((place for place in counted if cells[place][3] > bound), len(cells))
+    last = max((place for place in counted if place < unstable), default=None)
+    lr, n, k = (None, None, None) if last is None else cells[last][:3]
     spread = wilson(k, n) if k is not None and n is not None else None
-    after = (None, None, None) if stable == len(cells) else cells[stable][:3]
-    note = ""
-    if stable == 0:
-        note = "the lowest lr that was tried is not stable"
-    elif stable == len(cells):
-        note = "no higher lr was tried"
+    # Where nothing is stable, what is unstable comes next, not the lost ones below it.
+    following = last + 1 if last is not None else unstable if counted else 0
+    after = cells[following][:3] if following < len(cells) else (None, None, None)
+    above = part.slice(following, unstable - following) if last is not None else part.clear()
+    below = part.slice(0, last if last is not None else unstable)
+    notes = []
+    if not counted:
+        notes.append(f"no lr has a counted run: {without_count(part)}")
+    elif last is None:
+        lowest = "has a counted run" if unstable else "was tried"
+        notes.append(f"the lowest lr that {lowest} is not stable")
+    elif last == len(cells) - 1:
+        notes.append("no higher lr was tried")
+    elif above.height:
+        notes.append(f"higher lr were tried, but {without_count(above)}")
+    if counted and (why := without_count(below)):
+        notes.append(f"lower lr were tried, but {why}")
     return (
         part["series"][0],
         part["method"][0],
@@ -75,7 +92,9 @@ def _row(part: pl.DataFrame, bound: float) -> tuple[object, ...]:
         spread.low if spread else None,
         spread.high if spread else None,
         *after,
-        stable == len(cells),
+        last == len(cells) - 1,
+        bool(counted) and counted[0] == 0 and part["place"][0] == 0,
+        above.height,
         bound,
-        note,
+        "; ".join(notes),
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import polars as pl
 
 from wesar_sweep.analysis.axes import Axes, axis_title, format_value, searched_knobs
-from wesar_sweep.analysis.intervals import wilson
+from wesar_sweep.analysis.intervals import CONFIDENCE, bootstrap_coverage_bound, wilson
+from wesar_sweep.analysis.paired import MIN_MARKED_SEEDS, Ties
 from wesar_sweep.config.study import Study
 
 
@@ -33,10 +35,10 @@ def verdict(
     *,
     study: Study,
     layout: Axes,
-    best: int | None,
-    tied: int,
+    ties: Ties,
     basins: pl.DataFrame,
     stable: pl.DataFrame,
+    partial: bool = False,
 ) -> Verdict:
     """Put the figures of a study into words.
 
@@ -44,15 +46,16 @@ def verdict(
         cells: As `wesar_sweep.analysis.cells.cells` gives them.
         study: The study.
         layout: `axes(study)`.
-        best: Trial of the best cell; None where no cell has a counted run, or every run diverged.
-        tied: How many other cells cannot be told apart from it.
+        ties: The best cell and those that cannot be told apart from it.
         basins: As `basin_width` gives them.
         stable: As `largest_stable_lr` gives them.
+        partial: Whether runs are still to come, so that nothing said is final.
     """
+    so_far = " so far" if partial else ""
     return Verdict(
-        best=_best(cells, study=study, layout=layout, best=best, tied=tied),
-        basin=_basin(basins, layout=layout),
-        stable=_stable(stable, cells, layout=layout),
+        best=_best(cells, study=study, layout=layout, ties=ties, so_far=so_far),
+        basin=_basin(basins, layout=layout, so_far=so_far),
+        stable=_stable(stable, cells, layout=layout, so_far=so_far),
     )
 
 
@@ -75,35 +78,109 @@ def setting(cell: dict[str, object], *, study: Study, layout: Axes) -> str:
     return " ".join(parts)
 
 
-def _best(cells: pl.DataFrame, *, study: Study, layout: Axes, best: int | None, tied: int) -> str:
+def _bears_interval(n: int) -> bool:
+    """Whether a bootstrap over n seeds can cover as often as an interval of its name must."""
+    return bootstrap_coverage_bound(n) >= CONFIDENCE
+
+
+def _spread(low: str, high: str, *, n: int) -> str:
+    """What a bootstrap over n seeds says: an interval, or with few seeds no more than a range."""
+    if _bears_interval(n):
+        return f"95 % interval {low} to {high}, {_count(n, 'seed')}"
+    bound = percent(bootstrap_coverage_bound(n))
+    words = f"range of the resampled seeds {low} to {high}"
+    return f"{words}; with {_count(n, 'seed')} it covers at most {bound}"
+
+
+def _best(cells: pl.DataFrame, *, study: Study, layout: Axes, ties: Ties, so_far: str) -> str:
     n, k = int(cells["n"].sum()), int(cells["diverged"].sum())
     if n and k == n:
+        if so_far:
+            return f"Every run so far diverged ({k} of {n}); others are still to come."
         return f"Every run diverged ({k} of {n}): no setting works."
-    if best is None:
+    if ties.best is None:
         if cells.is_empty():
             return "No run has ended yet."
         return (
             "No cell has a run that counts: every run so far failed or was pruned, "
             "so nothing can be said of the settings."
         )
-    cell = cells.filter(pl.col("trial") == best).row(0, named=True)
+    cell = cells.filter(pl.col("trial") == ties.best).row(0, named=True)
     name = setting(cell, study=study, layout=layout)
-    seeds = _count(cell["n"], "seed")
     if cell["loss_low"] is None:
         spread = "one seed, so there is no interval"
     else:
-        spread = f"95 % interval {cell['loss_low']:.3f} to {cell['loss_high']:.3f}, {seeds}"
+        low, high = f"{cell['loss_low']:.3f}", f"{cell['loss_high']:.3f}"
+        spread = _spread(low, high, n=cell["n"])
     lost = "none diverged" if cell["n"] > 1 else "it did not diverge"
     if cell["diverged"]:
         lost = f"{cell['diverged']} of {cell['n']} diverged"
-    others = {
-        0: "No other cell is tied with it." if cells.height > 1 else "It is the only cell.",
-        1: "1 other cell is tied with it.",
-    }.get(tied, f"{tied} other cells are tied with it.")
-    return f"Lowest loss: {name}, {cell['loss']:.3f} nats a token ({spread}; {lost}). {others}"
+    alone = cells.height == 1
+    others = " ".join(_others(ties, cell, alone=alone, replicates=study.replicates, so_far=so_far))
+    if not cells.filter((pl.col("rate") == 1) & (pl.col("loss") < cell["loss"])).is_empty():
+        others += " Cells whose every run diverged are left out."
+    loss = f"{cell['loss']:.3f} nats a token"
+    return f"Lowest loss{so_far}: {name}, {loss} ({spread}; {lost}). {others}"
 
 
-def _basin(basins: pl.DataFrame, *, layout: Axes) -> str:
+def ties_words(ties: Ties) -> str:
+    """What the marks in a table say of ties, or why there are none."""
+    if not ties.compared:
+        if not ties.uncompared:
+            return ""
+        return "No cell is marked as tied: cells with one seed cannot be told apart."
+    fewest, most = min(ties.compared.values()), max(ties.compared.values())
+    if most < MIN_MARKED_SEEDS:
+        return f"No cell is marked as tied: {_FEW_SEEDS}."
+    text = "Tied cells cannot be told apart from it."
+    if fewest < MIN_MARKED_SEEDS or ties.uncompared:
+        text += f" Only cells with {MIN_MARKED_SEEDS} seeds in common with it are marked so."
+    return text
+
+
+_FEW_SEEDS = "with 2 seeds hardly any two cells can be told apart"
+
+
+def _others(
+    ties: Ties, best: dict[str, object], *, alone: bool, replicates: int, so_far: str
+) -> Iterator[str]:
+    """How the other cells stand to the best one, a sentence at a time."""
+    if best["pruned"]:
+        finished = f"{best['n']} of {_count(replicates, 'seed')} finished"
+        yield f"The pruner ended this cell early ({finished}); no whole cell trained."
+    if alone:
+        yield f"It is the only cell{so_far}."
+    if ties.compared:
+        tied = len(ties.tied)
+        text = {
+            0: "No other cell is tied with it",
+            1: "1 other cell is tied with it",
+        }.get(tied, f"{tied} other cells are tied with it")
+        few = sum(ties.compared[trial] < MIN_MARKED_SEEDS for trial in ties.tied)
+        if few and few == tied:
+            text += f"; {_FEW_SEEDS}"
+        elif few:
+            text += f", {few} of them by 2 seeds alone ({_FEW_SEEDS})"
+        yield f"{text}."
+    if ties.uncompared and not ties.compared:
+        if best["n"] == 1:
+            yield "One seed a cell: cells cannot be told apart from it."
+        else:
+            yield "No other cell has 2 seeds in common with it: cells cannot be told apart from it."
+    elif ties.uncompared:
+        cells = "1 cell has" if len(ties.uncompared) == 1 else f"{len(ties.uncompared)} cells have"
+        yield f"{cells} fewer than 2 seeds in common with it and cannot be told apart from it."
+    behind = len(ties.cut_short - {ties.best})
+    if behind and not best["pruned"]:
+        are = (
+            "cell that the pruner ended early is"
+            if behind == 1
+            else ("cells that the pruner ended early are")
+        )
+        yield f"{behind} {are} ranked behind and not compared."
+
+
+def _basin(basins: pl.DataFrame, *, layout: Axes, so_far: str) -> str:
     if layout.axis != "lr":
         return "Basin width: the study does not search lr, so there is no basin to measure."
     if not layout.gridded:
@@ -111,22 +188,31 @@ def _basin(basins: pl.DataFrame, *, layout: Axes) -> str:
     known = basins.filter(pl.col("width").is_not_null())
     if known.is_empty():
         why = " and ".join(basins["note"].unique().sort().to_list()) or "no run has ended yet"
-        return f"Basin width: none can be given ({why})."
+        return f"Basin width: none can be given{so_far} ({why})."
     top = known.row(0, named=True)
-    touches = top["touches_low"] or top["touches_high"]
-    width = f"{'at least ' if touches else ''}{top['width']:.2f} decades of lr"
+    ends = [word for word in ("low", "high") if top[f"touches_{word}"]]
+    width = f"{'at least ' if is_lower_bound(top) else ''}{top['width']:.2f} decades of lr"
     if top["width_low"] is None:
         spread = "one seed, so there is no interval"
     else:
-        spread = f"95 % interval {top['width_low']:.2f} to {top['width_high']:.2f}"
+        low, high = f"{top['width_low']:.2f}", f"{top['width_high']:.2f}"
+        spread = _spread(low, high, n=top["n_seeds"])
     within = f"within {top['tolerance']:g} nats of its own best"
-    text = f"Widest basin: {top['series']}, {width} {within} ({spread}"
-    if touches:
-        ends = [word for word in ("low", "high") if top[f"touches_{word}"]]
-        text += f"; the grid ends inside it at the {' and the '.join(ends)} end"
+    text = f"Widest basin{so_far}: {top['series']}, {width} {within} ({spread}"
+    if ends:
+        grid = "the lr tried so far end" if so_far else "the grid ends"
+        text += f"; {grid} inside it at the {' and the '.join(ends)} end"
     text += ")."
+    beyond = [word for word, end in (("lower", "low"), ("higher", "high")) if top[f"lost_{end}"]]
+    if beyond:
+        text += f" {' and '.join(beyond).capitalize()} lr were tried, but {top['lost']}."
+    elif top["lost"]:
+        text += f" Some of its lr have no counted run: {top['lost']}."
     if known.height == 1:
         return text if basins.height == 1 else text + " No other series has one."
+    few = int(known["n_seeds"].min())  # type: ignore[arg-type]
+    if not _bears_interval(few):
+        return f"{text} With {_count(few, 'seed')} a series the others are not told apart from it."
     near = [
         row["series"]
         for row in known.iter_rows(named=True)
@@ -139,37 +225,54 @@ def _basin(basins: pl.DataFrame, *, layout: Axes) -> str:
     return text + f" Not told apart from it: {names}."
 
 
+def is_lower_bound(basin: Mapping[str, object]) -> bool:
+    """Whether a row of `basin_width` is open at an end, so that the basin may be wider."""
+    ends = ("touches_low", "touches_high", "lost_low", "lost_high")
+    return any(bool(basin[end]) for end in ends)
+
+
 def _reaches(row: dict[str, object], top: dict[str, object]) -> bool:
     """Whether a narrower basin may be as wide as the widest."""
-    if row["touches_low"] or row["touches_high"] or row["width_high"] is None:
+    if is_lower_bound(row) or row["width_high"] is None:
         return True
     low = top["width"] if top["width_low"] is None else top["width_low"]
     return float(str(row["width_high"])) >= float(str(low))
 
 
-def _stable(stable: pl.DataFrame, cells: pl.DataFrame, *, layout: Axes) -> str:
+def _stable(stable: pl.DataFrame, cells: pl.DataFrame, *, layout: Axes, so_far: str) -> str:
     n, k = int(cells["n"].sum()), int(cells["diverged"].sum())
     if stable.is_empty():
         spread = wilson(k, n)
         if spread is None:
             return "Divergence: no run counts yet."
         bounds = f"95 % interval {percent(spread.low)} to {percent(spread.high)}"
-        return f"Divergence: {k} of {_count(n, 'run')} diverged over all cells ({bounds})."
+        return f"Divergence{so_far}: {k} of {_count(n, 'run')} diverged over all cells ({bounds})."
     known = stable.filter(pl.col("lr").is_not_null())
     if known.is_empty():
-        return "Highest lr that never diverged: none; every series diverged at its lowest lr."
+        counted = stable.filter(pl.col("next_n") > 0)
+        if counted.is_empty():
+            why = " and ".join(stable["note"].unique().sort().to_list())
+            return f"Highest lr that never diverged: none can be given{so_far} ({why})."
+        every = "every series" if counted.height == stable.height else "every series that counts"
+        where = "its lowest lr"
+        if not counted["from_lowest"].all():
+            # A lower one that has not run, or whose runs were pruned or failed, may be stable.
+            where = "the lowest lr at which it has a counted run"
+        return f"Highest lr that never diverged: none{so_far}; {every} diverged at {where}."
     top = known.row(0, named=True)
     same = known.filter(pl.col("lr") == top["lr"])["series"].to_list()
     names = same[0] if len(same) == 1 else ", ".join(same[:-1]) + " and " + same[-1]
     if len(same) > 4:
         names = f"{len(same)} of {stable.height} series"
-    edge = " No higher lr was tried." if top["at_edge"] else ""
+    edge = f" No higher lr was tried{so_far}." if top["at_edge"] else ""
+    if top["lost_above"]:
+        edge = f" {top['note'][0].upper()}{top['note'][1:]}."
     lr = format_value(top["lr"], knob="lr")
     # Of several series the one with the fewest runs says least.
     least = known.filter(pl.col("lr") == top["lr"]).sort("n").row(0, named=True)
     runs = f"{_count(least['n'], 'run')} {'there' if len(same) == 1 else 'each'}"
     return (
-        f"Highest lr that never diverged: {lr} ({names}; 0 of {runs}, "
+        f"Highest lr that never diverged{so_far}: {lr} ({names}; 0 of {runs}, "
         f"which leaves room for a true rate of up to {percent(least['rate_high'])}).{edge}"
     )
 

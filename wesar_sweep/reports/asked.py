@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from wesar_sweep.analysis import Analysis
@@ -10,10 +10,12 @@ from wesar_sweep.analysis.axes import format_value, searched_knobs
 from wesar_sweep.analysis.basin import TOLERANCE
 from wesar_sweep.analysis.intervals import DRAWS, EXACT_SEEDS, GENERATOR_SEED
 from wesar_sweep.analysis.lr_sensitivity import CAVEATS
+from wesar_sweep.analysis.paired import MIN_MARKED_SEEDS
 from wesar_sweep.config.space import Choices, Parameter, values
 from wesar_sweep.config.study import Study, SyntheticData, TextData
 from wesar_sweep.reports.figures import coverage_words, divergence_words
 from wesar_sweep.stability.spikes import MIN_PAIRED_RUNS
+from wesar_sweep.store.beat import Beat
 
 Fact = tuple[str, str]
 """(what, its value in words)."""
@@ -74,8 +76,13 @@ def question(study: Study) -> list[Fact]:
     return facts
 
 
-def provenance(facts: Mapping[str, Any]) -> list[Fact]:
-    """Commit, versions, device, corpus and command, as far as they are known."""
+def provenance(facts: Mapping[str, Any], *, beats: Sequence[Beat] = ()) -> list[Fact]:
+    """Commit, versions, device, corpus and command, as far as they are known.
+
+    Args:
+        facts: As `wesar_sweep.store.provenance` keeps them.
+        beats: The last sign of life of every worker, for how it spent its time.
+    """
     if not facts:
         return [("provenance", "not recorded")]
     found: list[Fact] = []
@@ -86,18 +93,17 @@ def provenance(facts: Mapping[str, Any]) -> list[Fact]:
     where = facts.get("working_directory", {})
     if where.get("commit") and where.get("commit") != project.get("commit"):
         found.append(("working directory", _commit(where).strip(" ,")))
-    workers = facts.get("workers", {})
-    for name, machine in sorted(workers.items()):
-        words = machine if isinstance(machine, str) else _pairs(machine)
-        found.append((f"worker {name}", words))
-    host = [str(facts[key]) for key in ("cpu", "platform", "python") if facts.get(key)]
+    corpus = facts.get("corpus", {})
+    found += _workers(facts.get("workers", {}), corpus_hash=corpus.get("sha256"))
+    found += [(f"time of worker {beat.worker}", _time(beat)) for beat in beats if beat.runs_done]
+    host = [str(facts[key]) for key in ("cpu", "platform") if facts.get(key)]
     if facts.get("cores"):
         host.insert(1, f"{facts['cores']} cores")
     found.append(("started on", ", ".join(host) or "unknown"))
-    found.append(("libraries", _pairs(facts.get("libraries", {})) or "unknown"))
-    corpus = facts.get("corpus", {})
+    versions = {"Python": facts.get("python"), **facts.get("libraries", {})}
+    found.append(("versions", _pairs(versions) or "unknown"))
     if corpus:
-        found.append(("corpus", _pairs({k: v for k, v in corpus.items() if v is not None})))
+        found.append(("corpus", _corpus(corpus)))
     found.append(("study hash", str(facts.get("study_hash", "unknown"))))
     command = facts.get("command", ())
     found.append(("command", command if isinstance(command, str) else " ".join(map(str, command))))
@@ -144,8 +150,10 @@ def methods_and_limits(analysis: Analysis) -> list[Fact]:
             "Best and tied",
             "Best is the lowest mean. A cell is tied with it where no larger share of its runs "
             "diverged and the 95 % Student interval of the paired difference, seed by seed, "
-            "contains 0. With few seeds much is tied; the best of many cells looks better than it "
-            "is; no correction is made for the number of cells.",
+            "contains 0. Below 2 seeds in common nothing is compared, and the word is written only "
+            f"from {MIN_MARKED_SEEDS} on: with 2 hardly any two cells can be told apart. Cells "
+            "that the pruner ended early rank behind all others. The best of many cells looks "
+            "better than it is; no correction is made for the number of cells.",
         ),
         (
             "Basin width",
@@ -215,5 +223,69 @@ def _commit(place: Mapping[str, Any]) -> str:
     return f", commit {commit[:12]}{' with uncommitted changes' if place.get('dirty') else ''}"
 
 
-def _pairs(facts: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in facts.items())
+def _workers(workers: Mapping[str, Any], *, corpus_hash: str | None) -> Iterator[Fact]:
+    """One row for all workers of which the same is known."""
+    alike: dict[str, list[str]] = {}
+    for name, machine in sorted(workers.items()):
+        words = machine if isinstance(machine, str) else _machine(machine, corpus_hash=corpus_hash)
+        alike.setdefault(words, []).append(name)
+    for words, names in alike.items():
+        yield f"worker{'s' if len(names) > 1 else ''} {', '.join(names)}", words
+
+
+def _machine(machine: Mapping[str, Any], *, corpus_hash: str | None) -> str:
+    rest = dict(machine)
+    device, name = rest.pop("device", None), rest.pop("device_name", None)
+    versions = rest.pop("versions", None) or {}
+    # The corpus has its own row; here it is news only where a worker saw another one.
+    if rest.get("corpus_hash") == corpus_hash:
+        rest.pop("corpus_hash", None)
+    first = {"host": rest.pop("host", None), "device": device and _named(device, name)}
+    return _pairs({**first, **versions, **rest})
+
+
+def _named(device: object, name: object) -> str:
+    return f"{device} ({name})" if name else str(device)
+
+
+def _time(beat: Beat) -> str:
+    """Where the wall time of a worker went, since it last started."""
+    words = (
+        f"{_duration(beat.training_seconds)} in training steps, "
+        f"{_duration(beat.evaluation_seconds)} in evaluations; "
+        f"{beat.runs_done} run{'' if beat.runs_done == 1 else 's'}, {beat.tokens:,} tokens"
+    )
+    return f"{words} (since it last started)"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _corpus(corpus: Mapping[str, Any]) -> str:
+    rest = dict(corpus)
+    words = [str(rest.pop("description"))] if rest.get("description") else []
+    for key, what in (("train_tokens", "to train on"), ("validation_tokens", "held out")):
+        if (tokens := rest.pop(key, None)) is not None:
+            words.append(f"{tokens:,} tokens {what}")
+    if (entropy := rest.pop("entropy_rate", None)) is not None:
+        words.append(f"entropy rate {entropy:.4g} nats a token")
+    return ", ".join(filter(None, [*words, _pairs(rest)]))
+
+
+def _pairs(facts: Mapping[str, Any], *, prefix: str = "") -> str:
+    """``name value, name value`` of what is known; a mapping inside is laid out flat."""
+    words = []
+    for key, value in facts.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, Mapping):
+            words.append(_pairs(value, prefix=f"{key} "))
+        elif isinstance(value, list | tuple):
+            words.append(f"{name} {', '.join(map(str, value))}")
+        elif value is not None:
+            words.append(f"{name} {value}")
+    return ", ".join(filter(None, words))

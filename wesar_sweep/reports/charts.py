@@ -1,8 +1,7 @@
-"""Charts of losses and divergence, as Altair objects that stand alone: notebook, paper, report."""
+"""Charts of final losses and of divergence, as Altair objects that stand alone."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import altair as alt
@@ -12,6 +11,7 @@ import polars as pl
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title, format_value
 from wesar_sweep.analysis.verdict import percent
+from wesar_sweep.config.knobs import Scalar
 from wesar_sweep.reports.drawing import (
     Chart,
     finish,
@@ -21,12 +21,6 @@ from wesar_sweep.reports.drawing import (
     styles,
     tooltips,
 )
-from wesar_sweep.store.frames import curves_frame
-
-MAX_PANELS = 12
-MAX_CURVES = 500
-POINTS = 40_000
-"""Points of all loss curves together."""
 
 _FIT = alt.AutoSizeParams(type="fit", contains="padding")
 
@@ -55,7 +49,7 @@ def loss_against_axis(analysis: Analysis, *, zoom: float | None = None) -> Chart
     fade = alt.condition(picked, alt.value(1), alt.value(0.12))
     seed_tip = tooltips(
         ("series", "N"),
-        (axis, "Q"),
+        ("where", "N", axis_title(axis)),
         ("seed", "Q"),
         ("capped_loss", "Q", "loss, capped"),
         ("status", "N"),
@@ -82,7 +76,7 @@ def loss_against_axis(analysis: Analysis, *, zoom: float | None = None) -> Chart
             opacity=fade,
             tooltip=tooltips(
                 ("series", "N"),
-                (axis, "Q"),
+                ("where", "N", axis_title(axis)),
                 ("loss", "Q"),
                 ("interval", "N"),
                 ("n", "Q", "seeds"),
@@ -145,104 +139,13 @@ def divergence_map(analysis: Analysis) -> Chart:
     return finish(alt.layer(cells, words).properties(width=640, height=height, autosize=_FIT))
 
 
-def loss_curves(analysis: Analysis) -> Chart:
-    """Training loss of the runs against steps: a panel an axis value, a line a run."""
-    look = styles(analysis)
-    axis = analysis.layout.axis
-    runs = _curve_runs(analysis, list(look))
-    kept = {key: analysis.curves[key] for key in runs.select("trial", "seed").rows()}
-    per_run = max(24, min(240, POINTS // max(len(kept), 1)))
-    frame = curves_frame(kept, points=per_run).join(runs, on=["trial", "seed"])
-    rows = []
-    for row in frame.iter_rows(named=True):
-        panel = row["series"]
-        if axis is not None and analysis.layout.gridded:
-            panel = f"{axis_title(axis)} {format_value(row[axis], knob=axis)}"
-        rows.append({**row, "panel": panel})
-    if axis is not None:
-        rows.sort(key=lambda row: row[axis])
-    order = list(dict.fromkeys(row["panel"] for row in rows))
-    longest = max((row["step"][-1] for row in rows if row["step"]), default=1)
-    losses = [x for r in rows for x in r["loss"] if math.isfinite(x)]
-    start = max((r["init_loss"] for r in rows if _finite(r["init_loss"])), default=None)
-    low = min(losses, default=0.1)
-    top = 1.15 * start if start is not None else max(losses, default=1.0)
-    scale = alt.Scale(type="log", domain=[max(low * 0.97, 1e-3), max(top, low * 1.1)], nice=False)
-    colour, _, dash = series_encodings(look)
-    picked = alt.selection_point(fields=["series"], bind="legend")
-    fade = alt.condition(picked, alt.value(0.75), alt.value(0.06))
-    keep = ("panel", "series", "trial", "seed", "status", "step", "loss")
-    tip = tooltips(("series", "N"), ("trial", "Q"), ("seed", "Q"), ("status", "N"), ("step", "Q"))
-    base = alt.Chart().encode(
-        x=alt.X(
-            "step:Q",
-            title="step",
-            axis=alt.Axis(tickCount=4),
-            scale=alt.Scale(domain=[0, longest], nice=False),
-        ),
-        y=alt.Y("loss:Q", title="training loss", scale=scale),
-        color=colour,
-        opacity=fade,
-    )
-    lines = base.mark_line(strokeWidth=1.1, clip=True, invalid="break-paths-show-path-domains")
-    lines = lines.encode(detail=["trial:N", "seed:N"], strokeDash=dash, tooltip=tip)
-    lines = lines.transform_flatten(["step", "loss"]).add_params(picked)
-    ends = base.transform_filter("datum.status == 'diverged'").mark_point(
-        shape="cross", angle=45, size=55, clip=True, filled=True
-    )
-    ends = ends.encode(x="end:Q", y=alt.Y("end_loss:Q", scale=scale), tooltip=tip[:4])
-    records = [{**{k: r[k] for k in keep}, **_end(r, top)} for r in rows]
-    chart = alt.layer(lines, ends, data=inline(rounded(records)))
-    chart = chart.properties(width=250, height=170)
-    panels = chart.facet(facet=alt.Facet("panel:N", sort=order, title=None), columns=3)
-    # Its own axis a panel: with a shared one, empty places of the last row would have one too.
-    return finish(panels.resolve_axis(x="independent"))
-
-
-def _curve_runs(analysis: Analysis, shown: list[str]) -> pl.DataFrame:
-    """The runs whose loss curves are drawn: of `MAX_PANELS` axis values, `MAX_CURVES` in all."""
-    axis = analysis.layout.axis
-    have = pl.DataFrame(
-        sorted(analysis.curves), schema={"trial": pl.Int64, "seed": pl.Int64}, orient="row"
-    )
-    extra = [] if axis is None else [axis]
-    runs = (
-        analysis.outcomes.filter(pl.col("status") != "failed")
-        .select("trial", "seed", "status", "init_loss", *extra)
-        .join(have, on=["trial", "seed"])
-        .join(analysis.cells.select("trial", "series"), on="trial")
-        .filter(pl.col("series").is_in(shown))
-    )
-    if axis is not None and analysis.layout.gridded:
-        values = runs[axis].unique().sort()
-        if len(values) > MAX_PANELS:
-            places = np.unique(np.linspace(0, len(values) - 1, MAX_PANELS).round().astype(int))
-            runs = runs.filter(pl.col(axis).is_in(values[places.tolist()].to_list()))
-    if runs.height > MAX_CURVES:
-        # Whole cells are left out from the worse end, so that no cell shows a part of its seeds.
-        order = [*analysis.ranked["trial"].to_list()]
-        rank = {trial: place for place, trial in enumerate(order)}
-        ranks = [rank.get(trial, len(order)) for trial in runs["trial"]]
-        runs = runs.with_columns(pl.Series("rank", ranks)).sort("rank", "seed")
-        runs = runs.head(MAX_CURVES).drop("rank")
-    return runs.sort("trial", "seed")
-
-
-def _end(row: dict[str, Any], top: float) -> dict[str, Any]:
-    """Where a diverged run's line ends, kept inside the panel."""
-    if row["status"] != "diverged":
-        return {}
-    finite = [x for x in row["loss"] if math.isfinite(x)]
-    last = finite[-1] if finite else top
-    return {"end": row["step"][-1] if row["step"] else 0, "end_loss": min(last, top)}
-
-
 def _points(analysis: Analysis, axis: str, shown: list[str]) -> list[dict[str, Any]]:
     """Every counted run; those of different series moved apart a little along the axis."""
     frame = analysis.seed_points.filter(pl.col("series").is_in(shown))
     names = ("series", "trial", "seed", "capped_loss", "status", "reason", axis)
     rows = [dict(zip(names, row, strict=True)) for row in frame.select(names).rows()]
     for row in rows:
+        row["where"] = _axis_words(analysis, row[axis])
         row["at"] = _aside(analysis, row[axis], shown.index(row["series"]), len(shown))
     return rows
 
@@ -269,6 +172,7 @@ def _lines(analysis: Analysis, axis: str, shown: list[str]) -> list[dict[str, An
             {
                 **{name: row[name] for name in keep},
                 "at": row[axis],
+                "where": _axis_words(analysis, row[axis]),
                 "interval": spread,
                 "divergence": f"{row['diverged']}/{row['n']}",
             }
@@ -282,11 +186,7 @@ def _axis_x(analysis: Analysis, axis: str) -> alt.X:
         found = [float(value) for value in analysis.cells[axis].drop_nulls()]
         known = [min(found), max(found)] if found else []
     log = analysis.layout.log
-    scientific = axis in ("lr", "sigma2")
-    settings: dict[str, Any] = {"format": "~g"}
-    if scientific:
-        # As `format_value` writes it: 3, not 3e+0.
-        settings = {"labelExpr": "replace(format(datum.value, '~e'), 'e+0', '')"}
+    settings: dict[str, Any] = {"labelExpr": _label_expression(axis)}
     if analysis.layout.axis_values:
         settings["values"] = known
     scale = alt.Scale(type="log" if log else "linear", nice=False, zero=False)
@@ -298,5 +198,14 @@ def _axis_x(analysis: Analysis, axis: str) -> alt.X:
     return alt.X("at:Q", title=axis_title(axis), scale=scale, axis=alt.Axis(**settings))
 
 
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def _axis_words(analysis: Analysis, value: Scalar) -> str:
+    digits = None if analysis.layout.gridded else 3
+    return format_value(value, knob=str(analysis.layout.axis), digits=digits)
+
+
+def _label_expression(axis: str) -> str:
+    """Vega's expression for what `format_value` writes: 1e-2, 3 and 10, never 1e+1."""
+    low, high = ("1", "1e4") if axis in ("lr", "sigma2") else ("1e-3", "1e6")
+    plain = f"datum.value == 0 || (abs(datum.value) >= {low} && abs(datum.value) < {high})"
+    exponent = "replace(format(datum.value, '~e'), 'e+', 'e')"
+    return f"{plain} ? format(datum.value, '.15~g') : {exponent}"

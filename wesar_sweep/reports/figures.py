@@ -11,7 +11,7 @@ from wesar_sweep.analysis.intervals import bootstrap_coverage_bound
 from wesar_sweep.analysis.verdict import percent
 from wesar_sweep.config.space import values
 from wesar_sweep.config.study import Divergence
-from wesar_sweep.reports import charts, probe_charts
+from wesar_sweep.reports import charts, curve_charts, probe_charts
 from wesar_sweep.reports.drawing import Chart, drawn_series
 
 ZOOM = 0.5
@@ -53,7 +53,7 @@ def figure_names() -> dict[str, Callable[[Analysis], Chart]]:
         "loss-against-axis": charts.loss_against_axis,
         "loss-near-best": lambda analysis: charts.loss_against_axis(analysis, zoom=ZOOM),
         "divergence-map": charts.divergence_map,
-        "loss-curves": charts.loss_curves,
+        "loss-curves": curve_charts.loss_curves,
         "update-ratios": probe_charts.update_ratios,
         "norms": probe_charts.norms,
     }
@@ -140,21 +140,24 @@ def _loss_curves(analysis: Analysis) -> Figure:
     left_out = ""
     if axis is not None and analysis.layout.gridded:
         listed = values(analysis.study.space[axis], axis) or ()
-        if len(set(listed)) > charts.MAX_PANELS:
-            left_out = f" {charts.MAX_PANELS} of its {len(set(listed))} values are shown."
+        if len(set(listed)) > curve_charts.MAX_PANELS:
+            left_out = f" {curve_charts.MAX_PANELS} of its {len(set(listed))} values are shown."
     if not analysis.layout.gridded:
         by = "One panel a series"
-    if len(analysis.curves) > charts.MAX_CURVES:
-        left_out += f" Of {len(analysis.curves)} runs at most {charts.MAX_CURVES} are shown."
+    if len(analysis.curves) > curve_charts.MAX_CURVES:
+        left_out += f" Of {len(analysis.curves)} runs at most {curve_charts.MAX_CURVES} are shown."
     return Figure(
         name="loss-curves",
         title="Training loss",
-        chart=charts.loss_curves(analysis),
+        chart=curve_charts.loss_curves(analysis),
         caption=(
             f"{by}, one line a run, unsmoothed; long runs are thinned so that the highest and the "
-            f"lowest value of every stretch stay: no spike is lost. A cross ends a diverged run. "
+            f"lowest value of every stretch stay: no spike is lost. A cross ends a diverged run; "
+            f"crosses that would hide each other are moved aside a little. "
             f"Runs with one seed see the same batches: a bump in all of them is a hard batch. "
-            f"Values above the panel are cut off.{left_out}"
+            f"Above the dotted line there is no scale: higher values run along a lane of their "
+            f"series. A panel whose runs all ended early says so and has its own step axis."
+            f"{left_out}"
         ),
         alt=f"Training loss against step of {len(analysis.curves)} runs.",
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cache
@@ -22,6 +22,7 @@ import jinja2
 from markupsafe import Markup
 
 from wesar_sweep.analysis import Analysis
+from wesar_sweep.analysis.verdict import ties_words
 from wesar_sweep.reports import asked
 from wesar_sweep.reports.figures import Figure, figures, seeds_words
 from wesar_sweep.reports.tables import (
@@ -33,6 +34,7 @@ from wesar_sweep.reports.tables import (
     series_table,
 )
 from wesar_sweep.store.atomic import write_atomically
+from wesar_sweep.store.beat import Beat, read_beats
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.provenance import read_provenance
 
@@ -62,17 +64,29 @@ def write_report(
         # The bundle takes seconds to make and needs nothing of the study.
         bundle = pool.submit(vega_bundle)
         analysis = analysis or Analysis.read(directory)
-        text = render(analysis, provenance=read_provenance(directory), bundle=bundle.result())
+        text = render(
+            analysis,
+            provenance=read_provenance(directory),
+            beats=read_beats(directory),
+            bundle=bundle.result(),
+        )
     write_atomically(path, text.encode())
     return path
 
 
-def render(analysis: Analysis, *, provenance: Mapping[str, Any], bundle: str | None = None) -> str:
+def render(
+    analysis: Analysis,
+    *,
+    provenance: Mapping[str, Any],
+    beats: Sequence[Beat] = (),
+    bundle: str | None = None,
+) -> str:
     """The page as text.
 
     Args:
         analysis: The study.
         provenance: What `wesar_sweep.store.provenance` knows; may be empty.
+        beats: The last sign of life of every worker; says where the time went.
         bundle: `vega_bundle()`; made here where it is None.
     """
     drawn = figures(analysis)
@@ -95,6 +109,7 @@ def render(analysis: Analysis, *, provenance: Mapping[str, Any], bundle: str | N
         tokens=f"{int(analysis.outcomes['tokens'].sum()):,}",
         series_count=len(analysis.series),
         seeds=seeds_words(analysis),
+        ties=ties_words(analysis.ties),
         matrix=grid,
         metrics=METRICS,
         ranked=None if grid else best_cells_table(analysis),
@@ -105,7 +120,7 @@ def render(analysis: Analysis, *, provenance: Mapping[str, Any], bundle: str | N
         failed=run_table(analysis, status="failed", count=LISTED_RUNS),
         listed=LISTED_RUNS,
         asked=asked.question(study),
-        provenance=asked.provenance(provenance),
+        provenance=asked.provenance(provenance, beats=beats),
         methods=asked.methods_and_limits(analysis),
     )
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wesar_sweep.analysis import Analysis
+from wesar_sweep.analysis.verdict import ties_words
 from wesar_sweep.reports import asked
 from wesar_sweep.reports.figures import divergence_words, seeds_words
 from wesar_sweep.reports.tables import (
@@ -18,16 +19,24 @@ from wesar_sweep.reports.tables import (
     matrix_table,
     series_table,
 )
+from wesar_sweep.store.beat import Beat
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|])")
 
 
-def render(analysis: Analysis, *, provenance: Mapping[str, Any], metric: Metric = "loss") -> str:
+def render(
+    analysis: Analysis,
+    *,
+    provenance: Mapping[str, Any],
+    beats: Sequence[Beat] = (),
+    metric: Metric = "loss",
+) -> str:
     """The report as GitHub-flavoured Markdown.
 
     Args:
         analysis: The study.
         provenance: What `wesar_sweep.store.provenance` knows; may be empty.
+        beats: The last sign of life of every worker; says where the time went.
         metric: What the cells of the matrix show.
     """
     study, counts = analysis.study, analysis.completeness
@@ -54,6 +63,7 @@ def render(analysis: Analysis, *, provenance: Mapping[str, Any], metric: Metric 
         "",
         f"{METRICS[metric].capitalize()} with 95 % bootstrap interval over seeds "
         f"({seeds_words(analysis)}), then diverged/counted runs with Wilson's 95 % interval. "
+        f"Best is the lowest mean. {ties_words(analysis.ties)} "
         f"{divergence_words(study.divergence)}",
         "",
     ]
@@ -63,7 +73,7 @@ def render(analysis: Analysis, *, provenance: Mapping[str, Any], metric: Metric 
     for title, facts in (
         ("What was asked", asked.question(study)),
         ("How each figure is computed, and what it cannot say", asked.methods_and_limits(analysis)),
-        ("Where it comes from", asked.provenance(provenance)),
+        ("Where it comes from", asked.provenance(provenance, beats=beats)),
     ):
         lines += [f"## {title}", ""]
         lines += [f"- **{escape(name)}**: {escape(value)}" for name, value in facts]

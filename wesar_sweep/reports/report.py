@@ -10,6 +10,7 @@ from wesar_sweep.errors import ConfigError, Problem, StoreError
 from wesar_sweep.reports import html, markdown
 from wesar_sweep.reports.tables import csv_frame
 from wesar_sweep.store.atomic import write_atomically
+from wesar_sweep.store.beat import read_beats
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.provenance import read_provenance
 
@@ -50,7 +51,9 @@ def write(
     path = out or directory.report_file.with_suffix(f".{format}")
     analysis = analysis or Analysis.read(directory)
     if format == "md":
-        text = markdown.render(analysis, provenance=read_provenance(directory))
+        text = markdown.render(
+            analysis, provenance=read_provenance(directory), beats=read_beats(directory)
+        )
     else:
         text = csv_frame(analysis).write_csv()
     write_atomically(path, text.encode())

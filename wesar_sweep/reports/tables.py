@@ -16,7 +16,7 @@ from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title, format_value
 from wesar_sweep.analysis.cells import one_cell_a_place
 from wesar_sweep.analysis.intervals import wilson
-from wesar_sweep.analysis.verdict import percent, setting
+from wesar_sweep.analysis.verdict import is_lower_bound, percent, setting
 
 Metric = Literal["loss", "ppl", "bpb"]
 
@@ -114,7 +114,6 @@ def matrix(analysis: Analysis) -> Matrix | None:
         return None
     placed = one_cell_a_place(analysis.cells, layout=layout)
     found = {(row["series"], row["place"]): row for row in placed.iter_rows(named=True)}
-    best, tied = analysis.best_and_tied
     losses = analysis.cells["loss"]
     low, start = losses.min(), analysis.cells["start_loss"].mean()
 
@@ -122,8 +121,7 @@ def matrix(analysis: Analysis) -> Matrix | None:
         row = found.get((series, place))
         if row is None:
             return MatrixCell(None)
-        mark: Mark = "best" if row["trial"] == best else "tied" if row["trial"] in tied else ""
-        return MatrixCell(row, mark, _shade(row["loss"], low, start))
+        return MatrixCell(row, analysis.ties.mark(row["trial"]), _shade(row["loss"], low, start))
 
     names = layout.axis_values or (None,)
     axis = layout.axis or ""
@@ -147,11 +145,9 @@ def _shade(loss: float | None, low: Any, start: Any) -> float:
 
 def best_cells_table(analysis: Analysis, *, count: int = 15) -> Table:
     """The best cells in order, whatever the sampler chose."""
-    best, tied = analysis.best_and_tied
     rows = []
     for rank, row in enumerate(analysis.ranked.head(count).iter_rows(named=True), start=1):
-        cell = MatrixCell(row)
-        mark = "best" if row["trial"] == best else "tied" if row["trial"] in tied else ""
+        cell = MatrixCell(row, analysis.ties.mark(row["trial"]))
         rows.append(
             (
                 str(rank),
@@ -161,7 +157,7 @@ def best_cells_table(analysis: Analysis, *, count: int = 15) -> Table:
                 cell.interval("loss") or "one seed",
                 cell.value("ppl"),
                 f"{cell.divergence} ({cell.divergence_interval})",
-                mark,
+                ", ".join([*_mark(cell), *([cell.remark] if cell.remark else [])]),
             )
         )
     return Table(
@@ -222,6 +218,7 @@ def series_table(analysis: Analysis) -> Table:
         runs, diverged = int(own["n"].sum()), int(own["diverged"].sum())
         spread = MatrixCell(own.row(0, named=True) | _rate(diverged, runs)).divergence_interval
         loss = " ".join(filter(None, [cell.value("loss"), _bracket(cell.interval("loss"))]))
+        loss += f", {best['pruned']} pruned" if best["pruned"] else ""
         row = [name, loss, f"{diverged}/{runs} ({spread})" if runs else "–"]
         if analysis.layout.axis is not None:
             row.insert(1, _axis_value(best, analysis))
@@ -265,7 +262,7 @@ def _bracket(text: str) -> str:
 def _basin_words(row: Mapping[str, Any]) -> str:
     if row["width"] is None:
         return row["note"] or "–"
-    sign = "≥ " if row["touches_low"] or row["touches_high"] else ""
+    sign = "≥ " if is_lower_bound(row) else ""
     if row["width_low"] is None:
         return f"{sign}{row['width']:.2f}"
     return f"{sign}{row['width']:.2f} ({row['width_low']:.2f}–{row['width_high']:.2f})"
@@ -274,13 +271,13 @@ def _basin_words(row: Mapping[str, Any]) -> str:
 def _stable_words(row: Mapping[str, Any]) -> str:
     if row["lr"] is None:
         return "none"
-    sign = "≥ " if row["at_edge"] else ""
+    sign = "≥ " if row["at_edge"] or row["lost_above"] else ""
     return f"{sign}{format_value(row['lr'], knob='lr')} (rate ≤ {percent(row['rate_high'])})"
 
 
 def _sensitivity_words(row: Mapping[str, Any]) -> str:
     if row["sensitivity"] is None:
-        return "–"
+        return "incomplete" if row["incomplete"] else "–"
     if row["sensitivity_low"] is None:
         return number(row["sensitivity"])
     spread = f"{number(row['sensitivity_low'])}–{number(row['sensitivity_high'])}"
@@ -300,8 +297,7 @@ def csv_frame(analysis: Analysis) -> pl.DataFrame:
     """The cells for a spreadsheet: one row a cell with its figures and mark, lists left out."""
     cells = analysis.cells
     flat = [name for name, kind in cells.schema.items() if kind.base_type() is not pl.List]
-    best, tied = analysis.best_and_tied
-    marks = ["best" if t == best else "tied" if t in tied else "" for t in cells["trial"]]
+    marks = [analysis.ties.mark(trial) for trial in cells["trial"]]
     return cells.select(flat).with_columns(pl.Series("mark", marks, dtype=pl.String))
 
 
