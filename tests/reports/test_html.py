@@ -154,7 +154,8 @@ def test_provenance_verdict_and_rules_are_said(report: str, directory: StudyDire
         "torch 2.13.0",
         "device cpu",
         "ab" * 32,
-        "Divergence rule v1 (window 20 steps, patience 50 steps, delta 0.5 nats).",
+        "Divergence rule v1 (window 20 steps, patience 50 steps, margin 0.05 nats, "
+        "delta 0.5 nats).",
         "Spike rule v1 (window 64 steps, z 6, least jump 0.3 nats).",
         "3 a cell, seeds 0 to 2",
         "300 steps × 8 sequences × 64 tokens = 153,600 tokens",

@@ -142,7 +142,8 @@ def methods_and_limits(analysis: Analysis) -> list[Fact]:
         (
             "Divergence k/n",
             f"{divergence_words(study.divergence)} Diverged are: a loss or gradient that is not "
-            "finite; a smoothed loss above the initial one for the patience after warm-up; or an "
+            "finite; a smoothed loss more than the margin above the initial one for the patience "
+            "after warm-up; or an "
             "end more than delta above the run's own best. The interval is Wilson's: 0 of 3 still "
             "allows a true rate of 56 %, 0 of 5 43 %, 0 of 10 28 %.",
         ),

@@ -69,11 +69,19 @@ def seeds_words(analysis: Analysis) -> str:
     return f"n = {span} seed{'' if high == 1 else 's'} a cell"
 
 
+def interval_words(analysis: Analysis) -> str:
+    """How many seeds a bootstrap interval stands on, and what it can cover with so few."""
+    counts = [int(n) for n in analysis.cells["n"].to_list() if n > 0]
+    bound = bootstrap_coverage_bound(min(counts)) if counts and min(counts) >= 2 else 1.0
+    words = seeds_words(analysis)
+    return words if bound >= 0.95 else f"{words}, with which it covers at most {percent(bound)}"
+
+
 def divergence_words(rule: Divergence) -> str:
     """The rule by name, with its parameters, in one sentence."""
     return (
         f"Divergence rule {rule.rule} (window {rule.window} steps, patience {rule.patience} steps, "
-        f"delta {rule.delta:g} nats)."
+        f"margin {rule.margin:g} nats, delta {rule.delta:g} nats)."
     )
 
 
@@ -88,7 +96,7 @@ def _loss_figures(analysis: Analysis) -> list[Figure]:
     if analysis.layout.gridded:
         what = (
             f"Lines join cell means of the capped loss; bands are 95 % bootstrap intervals over "
-            f"seeds ({seeds}). Small marks are seeds, moved sideways a little so that they do not "
+            f"seeds ({interval_words(analysis)}). Small marks are seeds, moved sideways a little so that they do not "
             f"hide each other. Open marks are diverged runs, drawn and counted at their initial "
             f"loss where the final one is missing, not finite or higher. {rule}"
         )

@@ -24,7 +24,7 @@ from markupsafe import Markup
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.verdict import ties_words
 from wesar_sweep.reports import asked
-from wesar_sweep.reports.figures import Figure, figures, seeds_words
+from wesar_sweep.reports.figures import Figure, figures, interval_words, seeds_words
 from wesar_sweep.reports.tables import (
     METRICS,
     Table,
@@ -109,6 +109,7 @@ def render(
         tokens=f"{int(analysis.outcomes['tokens'].sum()):,}",
         series_count=len(analysis.series),
         seeds=seeds_words(analysis),
+        interval=interval_words(analysis),
         ties=ties_words(analysis.ties),
         matrix=grid,
         metrics=METRICS,
