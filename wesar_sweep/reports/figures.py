@@ -96,8 +96,8 @@ def _loss_figures(analysis: Analysis) -> list[Figure]:
     if analysis.layout.gridded:
         what = (
             f"Lines join cell means of the capped loss; bands are 95 % bootstrap intervals over "
-            f"seeds ({interval_words(analysis)}). Small marks are seeds, moved sideways a little so that they do not "
-            f"hide each other. Open marks are diverged runs, drawn and counted at their initial "
+            f"seeds ({interval_words(analysis)}). Small marks are seeds, moved sideways a little so "
+            f"that they do not hide each other. Open marks are diverged runs, drawn and counted at their initial "
             f"loss where the final one is missing, not finite or higher. {rule}"
         )
     else:
