@@ -95,10 +95,11 @@ def _loss_figures(analysis: Analysis) -> list[Figure]:
     seeds = seeds_words(analysis)
     if analysis.layout.gridded:
         what = (
-            f"Lines join cell means of the capped loss; bands are 95 % bootstrap intervals over "
-            f"seeds ({interval_words(analysis)}). Small marks are seeds, moved sideways a little so "
-            f"that they do not hide each other. Open marks are diverged runs, drawn and counted at their initial "
-            f"loss where the final one is missing, not finite or higher. {rule}"
+            "Lines join cell means of the capped loss; bands are 95 % bootstrap intervals over "
+            f"seeds ({interval_words(analysis)}). Small marks are seeds, moved sideways a little "
+            "so that they do not hide each other. Open marks are diverged runs, drawn and "
+            "counted at their initial loss where the final one is missing, not finite or "
+            f"higher. {rule}"
         )
     else:
         what = (
