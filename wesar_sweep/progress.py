@@ -8,9 +8,8 @@ import time
 from types import TracebackType
 
 from wesar_sweep.config.study import Study
-from wesar_sweep.store.beat import Beat, read_beats
+from wesar_sweep.store.beat import Beat, living_beats
 from wesar_sweep.store.layout import StudyDirectory
-from wesar_sweep.store.locks import is_held
 from wesar_sweep.studies.progress import Progress, Summary
 
 _TERMINAL_EVERY_S = 0.5
@@ -53,12 +52,7 @@ class Display:
             self._thread.join()
 
     def _read(self) -> tuple[Summary, list[Beat]]:
-        beats = [
-            beat
-            for beat in read_beats(self._directory)
-            if is_held(self._directory.worker_lock_file(beat.worker))
-        ]
-        return self._progress.read(), beats
+        return self._progress.read(), living_beats(self._directory)
 
     def _line(self, summary: Summary, beats: list[Beat], *, with_elapsed: bool = False) -> str:
         """The line of this moment; how long is left by what was done since the display began."""

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from wesar_sweep.store.beat import Beat, read_beats
+from wesar_sweep.store.beat import Beat, living_beats, read_beats
 from wesar_sweep.store.locks import is_held
 from wesar_sweep.store.outcomes import read_outcomes
 
@@ -32,6 +32,7 @@ def facts(result: Result) -> dict[str, Any]:
         "driver_alive": is_held(directory.driver_lock_file),
         "complete": summary.complete,
         **asdict(summary),
+        "runs_done": summary.runs_done,
         "workers": [
             {**asdict(beat), "alive": is_held(directory.worker_lock_file(beat.worker))}
             for beat in read_beats(directory)
@@ -46,39 +47,35 @@ def facts(result: Result) -> dict[str, Any]:
 
 def show(result: Result) -> None:
     """Print it once."""
-    Console().print(_view(result))
+    Console().print(_view(result, facts(result)))
 
 
 def watch(result: Result) -> None:
     """Show it until the study is complete or nobody runs it any more, or Ctrl-C."""
-    with Live(_view(result), console=Console(), auto_refresh=False) as live:
+    with Live(console=Console(), auto_refresh=False) as live:
         try:
             while True:
-                live.update(_view(result), refresh=True)
-                if result.summary.complete or not is_held(result.directory.driver_lock_file):
+                known = facts(result)
+                live.update(_view(result, known), refresh=True)
+                if known["complete"] or not known["driver_alive"]:
                     return
                 time.sleep(_WATCH_EVERY_S)
         except KeyboardInterrupt:
             return
 
 
-def _view(result: Result) -> Group:
-    known = facts(result)
+def _view(result: Result, known: dict[str, Any]) -> Group:
     state = "running" if known["driver_alive"] else "stopped; resume goes on"
     state = "complete" if known["complete"] else state
     counts = Table(box=None, show_header=False, pad_edge=False)
     counts.add_row("cells", f"{known['cells_done']} of {known['cells']} done")
-    counts.add_row("runs", f"{result.summary.runs_done} of {known['runs']} done")
+    counts.add_row("runs", f"{known['runs_done']} of {known['runs']} done")
     for name in ("completed", "diverged", "pruned", "failed", "retrying", "running", "waiting"):
         if known[name]:
             counts.add_row("", f"{known[name]} {name}")
     counts.add_row("tokens", f"{known['tokens']:,}")
     parts: list[Any] = [Text(f"{known['study']}: {state}", style="bold"), counts]
-    alive = [
-        beat
-        for beat in read_beats(result.directory)
-        if is_held(result.directory.worker_lock_file(beat.worker))
-    ]
+    alive = living_beats(result.directory)
     if alive:
         parts.append(_workers(alive))
     for failure in known["failures"][:_SHOWN_FAILURES]:

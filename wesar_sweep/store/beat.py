@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from wesar_sweep.store.atomic import write_json
 from wesar_sweep.store.layout import StudyDirectory
+from wesar_sweep.store.locks import is_held
 
 WorkerState = Literal["starting", "training", "idle", "stopping", "finished", "failed"]
 
@@ -87,3 +88,10 @@ def read_beats(directory: StudyDirectory) -> list[Beat]:
         except (OSError, ValueError, TypeError, AttributeError):
             continue
     return beats
+
+
+def living_beats(directory: StudyDirectory) -> list[Beat]:
+    """The beats of workers that live, by their locks, sorted by worker."""
+    return [
+        beat for beat in read_beats(directory) if is_held(directory.worker_lock_file(beat.worker))
+    ]

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from wesar_sweep.config.space import grid_cells
 from wesar_sweep.config.study import Study
-from wesar_sweep.store.beat import read_beats
+from wesar_sweep.store.beat import living_beats
 from wesar_sweep.store.layout import StudyDirectory
-from wesar_sweep.store.locks import is_held
 from wesar_sweep.store.outcomes import OutcomeReader
 from wesar_sweep.store.rows import Outcome
 
@@ -125,11 +124,7 @@ class Progress:
 
     def _in_training(self) -> tuple[set[tuple[int, int]], int]:
         """(trial, seed) in the slots of living workers, and how many workers live."""
-        alive = [
-            beat
-            for beat in read_beats(self._directory)
-            if is_held(self._directory.worker_lock_file(beat.worker))
-        ]
+        alive = living_beats(self._directory)
         return {(slot.trial, slot.seed) for beat in alive for slot in beat.slots}, len(alive)
 
 
