@@ -126,7 +126,7 @@ def run(
         quiet: Show no progress on standard error.
 
     Raises:
-        ConfigError: Something in the files is wrong or not installed.
+        ConfigError: Something in the files is wrong, not installed or not for this device.
         StoreError: The results directory cannot be used.
         LaunchError: Workers cannot be started, or keep dying.
     """

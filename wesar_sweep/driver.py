@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from wesar_sweep.config import anchored, dump_study, load_study, study_hash
+from wesar_sweep.config import anchored, dump_study, load_study, resolved_precision, study_hash
 from wesar_sweep.config.space import possible_values
 from wesar_sweep.config.study import Study
 from wesar_sweep.config.sweep import Sweep
@@ -74,13 +74,15 @@ def run_study(
         quiet: Show no progress.
 
     Raises:
-        ConfigError: The study asks for what is not installed, or the text cannot be read.
+        ConfigError: The study asks for what is not installed, or for a precision that the device
+            has not, or the text cannot be read.
         StoreError: The directory holds another study, or another process runs it now.
         LaunchError: Workers cannot be started, or keep dying.
         Interrupted: Ctrl-C or SIGTERM, after the workers have stopped.
     """
     check(study)
     placements = plan_workers(sweep)
+    resolved_precision(study, on_gpu=placements[0].device == "cuda")
     directory = StudyDirectory(root)
     with _driver_lock(directory):
         _prepare(study, directory, command=command)

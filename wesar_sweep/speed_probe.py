@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from wesar_sweep.config import parse_study
+from wesar_sweep.config import parse_study, resolved_precision
 from wesar_sweep.config.run import make_run
 from wesar_sweep.config.space import possible_values
 from wesar_sweep.model.layout import Layout
@@ -35,16 +35,28 @@ def measure(request: dict[str, Any]) -> list[dict[str, Any]]:
     for number, cell in enumerate(request["cells"]):
         run = make_run(study, number, study.first_seed, cell)
         a = run.architecture
-        slots = request["slots"] or choose_slots(
+        precision = resolved_precision(study, on_gpu=device.type == "cuda")
+        fit = choose_slots(
             a,
             device=device,
             memory_fraction=request["memory_fraction"],
             workers=request["workers"],
+            traits=traits,
+            precision=precision,
         )
+        slots = request["slots"] or fit.slots
         train_S = torch.randint(
             0, a.vocabulary, (max(100_000, 4 * a.tokens_per_step),), device=device
         )
-        stack = Stack(a, slots=slots, traits=traits, train_S=train_S)
+        stack = Stack(
+            a,
+            slots=slots,
+            traits=traits,
+            train_S=train_S,
+            precision=precision,
+            micro_batches=fit.micro_batches,
+        )
+        stack.warm_up()
         for slot in range(slots):
             stack.load(slot, run)
         seconds = _timed(stack)
@@ -74,9 +86,9 @@ def flops_per_token(layout: Layout) -> float:
 def _timed(stack: Stack) -> float:
     """Median seconds of a step."""
     seconds = []
-    for first_KB in stack.data_block(_WARM_STEPS + _TIMED_STEPS):
+    for _ in range(_WARM_STEPS + _TIMED_STEPS):
         start = time.perf_counter()
-        stack.step(first_KB).loss_K.cpu()
+        stack.train(1).read()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[_WARM_STEPS:])
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from wesar_sweep.config import load_study
+from wesar_sweep.config import load_study, resolved_precision
 from wesar_sweep.config.run import Architecture
 from wesar_sweep.config.space import possible_values
 from wesar_sweep.config.study import Study
@@ -101,7 +101,8 @@ def _train(
     from wesar_sweep.studies.queue import CellQueue
     from wesar_sweep.training.corpus import load_corpus
     from wesar_sweep.training.engine import Engine
-    from wesar_sweep.training.memory import choose_slots
+    from wesar_sweep.training.memory import Fit, choose_slots
+    from wesar_sweep.training.stack import StackTraits
 
     where = torch_device(device)
     with CellQueue(study, directory, watch.worker) as queue:
@@ -111,17 +112,25 @@ def _train(
         watch.set_machine(where, corpus_hash=corpus.sha256)
         merge_provenance(directory, facts={"workers": {watch.worker: watch.machine_facts()}})
 
-        def slots_for(architecture: Architecture) -> int:
-            return slots or choose_slots(
-                architecture, device=where, memory_fraction=memory_fraction, workers=workers
+        methods = [str(name) for name in possible_values(study, "method")]
+
+        def slots_for(architecture: Architecture) -> Fit:
+            fit = choose_slots(
+                architecture,
+                device=where,
+                memory_fraction=memory_fraction,
+                workers=workers,
+                traits=StackTraits.of(study, methods=methods),
+                precision=resolved_precision(study, on_gpu=where.type == "cuda"),
             )
+            return fit if slots is None else replace(fit, slots=slots)
 
         Engine(
             study,
             queue=queue,
             corpus=corpus,
             device=where,
-            methods=[str(name) for name in possible_values(study, "method")],
+            methods=methods,
             slots=slots_for,
             worker=watch.worker,
             on_block=watch.on_block,

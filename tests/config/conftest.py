@@ -23,7 +23,7 @@ LONG_LISTS = {
     ),
     "{TRAINING_KEYS}": (
         "steps, batch, lr, schedule, warmup, final_lr_ratio, decay_fraction, sigma2, "
-        "weight_decay, beta1, beta2, eps, clip, z_loss"
+        "weight_decay, beta1, beta2, eps, clip, z_loss, precision, deterministic"
     ),
     "{METHODS}": (
         "he, small, xavier, gpt2, wesar, weight_norm, sigma_reparam, residual_scaling, "

@@ -24,6 +24,7 @@ from wesar_sweep.config import (
     load_sweep,
     make_run,
     parse_study,
+    resolved_precision,
     study_hash,
     yaml12,
 )
@@ -300,6 +301,57 @@ def test_hash() -> None:
     ]
     assert {study_hash(parse_study(raw)) for raw in same} == {digest}
     assert len({digest, *(study_hash(parse_study(raw)) for raw in other)}) == len(other) + 1
+
+
+def test_studies_from_before_there_was_a_choice_of_precision_go_on() -> None:
+    """The hash they were begun with, as version 0.1.0 made it of a file without these keys."""
+    digest = "820c2d85740405f0fafa9ce1898a652d9e99d894f4da6d58e455590e6194ab5a"
+    base = {"space": {"lr": [0.1, 1], "depth": [1, 2]}}
+    study = parse_study(base)
+    assert study_hash(study) == digest, (
+        "an older results directory would be refused: a new key must leave the hash alone where it "
+        "has its default (see study_hash); update this number only with what changes every run"
+    )
+    assert study_hash(reload(study)) == digest
+    choices = [{"precision": "fp32"}, {"precision": "bf16"}, {"deterministic": True}]
+    hashes = {study_hash(parse_study({**base, "training": choice})) for choice in choices}
+    assert len({digest, *hashes}) == 4
+
+
+def test_precision_is_spelled_out_and_overridden(load: Callable[..., Study]) -> None:
+    study = load(FILE, "training.precision=tf32", "training.deterministic=true")
+    assert (study.training.precision, study.training.deterministic) == ("tf32", True)
+    assert reload(study) == study
+    plain = yaml12.parse(dump_study(load(FILE))).value
+    assert (plain["training"]["precision"], plain["training"]["deterministic"]) == (None, False)
+    # What holds for the whole study is no column of a run.
+    assert not {"precision", "deterministic"} & set(make_run(study, 0, 0, {}).columns())
+
+
+@pytest.mark.parametrize(
+    ("asked", "on_gpu", "on_cpu"),
+    [
+        (None, "bf16", "fp32"),
+        ("fp32", "fp32", "fp32"),
+        ("bf16", "bf16", None),
+        ("tf32", "tf32", None),
+    ],
+)
+def test_resolved_precision(asked: str | None, on_gpu: str, on_cpu: str | None) -> None:
+    study = parse_study({"space": {"lr": 0.1}, "training": {"precision": asked}})
+    assert resolved_precision(study, on_gpu=True) == on_gpu
+    if on_cpu is not None:
+        assert resolved_precision(study, on_gpu=False) == on_cpu
+        return
+    with pytest.raises(ConfigError) as caught:
+        resolved_precision(study, on_gpu=False)
+    assert str(caught.value) == (
+        f"training.precision: precision {asked} needs a GPU, and the study would be trained on a "
+        "CPU\n"
+        f"    value: {asked}\n"
+        "    allowed: fp32, or null\n"
+        "    hint: use --set training.precision=fp32, or leave it out"
+    )
 
 
 def test_make_run(load: Callable[..., Study]) -> None:

@@ -67,6 +67,8 @@ def test_shorthands(space: dict[str, Any]) -> None:
         {"space": {"schedule": ["cosin"]}},
         {"space": {"lr": {"low": 1}}},
         {"space": {}, "training": {"stepz": 1}},
+        {"space": {}, "training": {"precision": "fp16"}},
+        {"space": {"precision": ["bf16", "fp32"]}},
         {"space": {}, "methods": {"he": {"init": "small"}}},
         {"space": {}, "data": {"source": "txt"}},
     ],

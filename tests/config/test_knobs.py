@@ -5,12 +5,17 @@ from __future__ import annotations
 import pytest
 
 from wesar_sweep.config import Model, Training, knob_table
-from wesar_sweep.config.knobs import accepts, canonical
+from wesar_sweep.config.knobs import WHOLE_STUDY, Recipe, accepts, canonical
 
 
 def test_every_field_is_a_knob() -> None:
-    assert list(knob_table()) == ["method", *Model.model_fields, *Training.model_fields]
+    assert list(knob_table()) == ["method", *Model.model_fields, *Recipe.model_fields]
     assert not set(Model.model_fields) & set(Training.model_fields)
+
+
+def test_what_holds_for_the_whole_study_is_none() -> None:
+    assert WHOLE_STUDY == ("precision", "deterministic")
+    assert list(Training.model_fields) == [*Recipe.model_fields, *WHOLE_STUDY]
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,32 @@ CASES = [
         "    hint: did you mean swiglu?",
     ),
     (
+        "precision that there is not",
+        LR + "training:\n  precision: fp16\n",
+        LR + "training:\n  precision: bf16\n",
+        "study.yaml:4:14: training.precision: this is not one of the allowed values\n"
+        "    value: fp16\n"
+        "    allowed: bf16, tf32, fp32, or null\n"
+        "    hint: did you mean bf16?",
+    ),
+    (
+        "precision at the top",
+        LR + "precision: fp32\n",
+        LR + "training: {precision: fp32}\n",
+        "study.yaml:3:1: precision: unknown key\n"
+        "    value: fp32\n"
+        "    allowed: {STUDY_KEYS}\n"
+        "    hint: precision belongs under training",
+    ),
+    (
+        "determinism as a number",
+        LR + "training:\n  deterministic: 1\n",
+        LR + "training:\n  deterministic: true\n",
+        "study.yaml:4:18: training.deterministic: expected true or false, found a whole number\n"
+        "    value: 1\n"
+        "    allowed: true or false",
+    ),
+    (
         "section without content",
         LR + "training:\n",
         LR + "training: {}\n",

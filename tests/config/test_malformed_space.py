@@ -25,6 +25,24 @@ CASES = [
         "    hint: did you mean sigma2?",
     ),
     (
+        "precision, which holds for the whole study",
+        "space:\n  lr: 1e-3\n  precision: [bf16, fp32]\n",
+        "space:\n  lr: 1e-3\ntraining:\n  precision: fp32\n",
+        "study.yaml:3:3: space.precision: precision is no knob: one value holds for the whole "
+        "study\n"
+        "    value: [bf16, fp32]\n"
+        "    hint: set training.precision; to compare two values, run two studies",
+    ),
+    (
+        "determinism, which holds for the whole study, in a condition",
+        "space:\n  lr: {choices: [1e-3, 1e-2], when: {deterministic: true}}\n",
+        LR + "training:\n  deterministic: true\n",
+        "study.yaml:2:38: space.lr.when.deterministic: deterministic is no knob: one value holds "
+        "for the whole study\n"
+        "    value: true\n"
+        "    hint: set training.deterministic; to compare two values, run two studies",
+    ),
+    (
         "value outside of the knob's bounds",
         "space:\n  lr: [0, 1e-3]\n",
         LR,

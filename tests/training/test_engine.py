@@ -9,6 +9,7 @@ import torch
 from wesar_sweep.training import engine as engine_module
 from wesar_sweep.training.corpus import load_corpus
 from wesar_sweep.training.engine import Engine
+from wesar_sweep.training.memory import Fit
 from wesar_sweep.training.record import evaluation_steps
 
 METHODS = ("he", "wesar", "weight_norm")
@@ -57,7 +58,7 @@ def train(study_of):
             corpus=corpus,
             device=torch.device("cpu"),
             methods=METHODS,
-            slots=lambda architecture: slots,
+            slots=lambda architecture: Fit(slots, 1, 0, 0, 0),
             worker="w0",
             on_block=lambda engine: False,
         ).train()

@@ -1,6 +1,6 @@
 """The words: YAML in, frozen validated models out. The only reader of YAML; no torch, no Optuna."""
 
-from wesar_sweep.config.knobs import Knob, Model, Training, knob_table
+from wesar_sweep.config.knobs import Knob, Model, Precision, Training, knob_table
 from wesar_sweep.config.load import (
     anchored,
     dump_study,
@@ -11,6 +11,7 @@ from wesar_sweep.config.load import (
     study_hash,
 )
 from wesar_sweep.config.methods import BUILT_IN_METHODS, Method
+from wesar_sweep.config.precision import resolved_precision
 from wesar_sweep.config.run import Architecture, Hyperparameters, Run, make_run
 from wesar_sweep.config.schema import json_schema
 from wesar_sweep.config.space import Choices, Parameter, Range, Scalar, active, grid_cells, values
@@ -26,6 +27,7 @@ __all__ = [
     "Method",
     "Model",
     "Parameter",
+    "Precision",
     "Range",
     "Run",
     "Scalar",
@@ -43,6 +45,7 @@ __all__ = [
     "make_run",
     "parse_study",
     "resolved",
+    "resolved_precision",
     "study_hash",
     "values",
 ]

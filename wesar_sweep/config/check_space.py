@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 
 from wesar_sweep.config.findings import Finding
-from wesar_sweep.config.knobs import Knob, accepts, knob_table
+from wesar_sweep.config.knobs import WHOLE_STUDY, Knob, accepts, knob_table
 from wesar_sweep.config.space import (
     MAX_VALUES,
     Choices,
@@ -45,11 +45,7 @@ def parameter_findings(study: Study) -> Iterator[Finding]:
     for name, parameter in study.space.items():
         knob = knob_table().get(name)
         if knob is None:
-            message = "there is no such knob"
-            hint = nearest(name, knob_table())
-            yield Finding(
-                ("space", name), message, allowed=listed(knob_table()), hint=hint, at_key=True
-            )
+            yield _no_knob(("space", name), name)
         elif isinstance(parameter, Choices):
             yield from _choices(study, knob, parameter)
         else:
@@ -84,13 +80,7 @@ def condition_findings(study: Study) -> Iterator[Finding]:
                 continue
             knob = knob_table().get(other)
             if knob is None:
-                yield Finding(
-                    path,
-                    "there is no such knob",
-                    allowed=listed(knob_table()),
-                    hint=nearest(other, knob_table()),
-                    at_key=True,
-                )
+                yield _no_knob(path, other)
                 continue
             searched = study.space.get(other)
             possible = (fixed[other],) if searched is None else values(searched, other)
@@ -179,6 +169,24 @@ def _representatives(parameter: Parameter, name: str) -> tuple[Scalar, ...]:
         found = (parameter.low, parameter.high)
     assert found is not None
     return found
+
+
+def _no_knob(path: KeyPath, name: str) -> Finding:
+    """A name in `space` that cannot vary."""
+    if name in WHOLE_STUDY:
+        return Finding(
+            path,
+            f"{name} is no knob: one value holds for the whole study",
+            hint=f"set training.{name}; to compare two values, run two studies",
+            at_key=True,
+        )
+    return Finding(
+        path,
+        "there is no such knob",
+        allowed=listed(knob_table()),
+        hint=nearest(name, knob_table()),
+        at_key=True,
+    )
 
 
 def _choices(study: Study, knob: Knob, parameter: Choices) -> Iterator[Finding]:

@@ -1,7 +1,8 @@
 """The knobs: every quantity that a study fixes or searches, each under its one name.
 
-A knob is a key of ``model:`` or ``training:``, or ``method``. What a whole study is lies in
-`wesar_sweep.config.study`, how knobs vary in `wesar_sweep.config.space`.
+A knob is a key of ``model:`` or ``training:``, or ``method``; two keys of ``training:`` hold for
+the whole study and are none. What else a study is lies in `wesar_sweep.config.study`, how knobs
+vary in `wesar_sweep.config.space`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ Scalar = bool | int | float | str | None
 """A value of one knob. None means off, as everywhere in a study file."""
 
 Schedule = Literal["cosine", "linear", "wsd", "constant"]
+Precision = Literal["bf16", "tf32", "fp32"]
 Kind = Literal["integer", "number", "boolean", "name"]
 
 
@@ -53,7 +55,7 @@ class Model(Frozen):
     )
 
 
-class Training(Frozen):
+class Recipe(Frozen):
     """The recipe of one run. Each key can be searched, all but ``batch`` inside one stack."""
 
     steps: Count = Field(default=300, description="Optimizer steps.")
@@ -86,6 +88,29 @@ class Training(Frozen):
     z_loss: NonNegative = Field(
         default=0.0, description="Weight of the squared log-partition in the loss."
     )
+
+
+class Training(Recipe):
+    """The recipe, and with which numbers the whole study is trained: these are never searched.
+
+    Runs of one stack share their kernels, and a difference between two precisions is one between
+    two studies.
+    """
+
+    precision: Precision | None = Field(
+        default=None,
+        description="Numbers of activations and matrix products; default bf16 on a GPU, fp32 on a "
+        "CPU.",
+    )
+    deterministic: bool = Field(
+        default=False,
+        description="On a GPU, take only kernels that repeat themselves bit for bit; on a CPU all "
+        "do.",
+    )
+
+
+WHOLE_STUDY = tuple(name for name in Training.model_fields if name not in Recipe.model_fields)
+"""Keys of ``training:`` that are no knobs, since one value holds for every run of a study."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +150,7 @@ def knob_table() -> Mapping[str, Knob]:
             "method", None, "name", "the name of a method", DEFAULT_METHOD, METHOD_DESCRIPTION
         )
     }
-    for section, model in (("model", Model), ("training", Training)):
+    for section, model in (("model", Model), ("training", Recipe)):
         for name, schema in model.model_json_schema()["properties"].items():
             found = {branch.get("type") for branch in branches(schema)}
             kind: Kind = next((k for k in get_args(Kind) if k in found), "name")
@@ -161,7 +186,7 @@ def accepts(knob: str, value: Scalar) -> bool:
 
 @cache
 def _adapter(knob: str) -> TypeAdapter[Any]:
-    field = {**Model.model_fields, **Training.model_fields}[knob]
+    field = {**Model.model_fields, **Recipe.model_fields}[knob]
     strict = ConfigDict(strict=True, allow_inf_nan=False)
     kind: Any = field.annotation
     for constraint in field.metadata:

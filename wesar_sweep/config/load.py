@@ -20,7 +20,7 @@ from wesar_sweep.config import yaml12
 from wesar_sweep.config.base import Frozen
 from wesar_sweep.config.check_study import study_findings
 from wesar_sweep.config.findings import Finding, Source
-from wesar_sweep.config.knobs import knob_table
+from wesar_sweep.config.knobs import WHOLE_STUDY, Training, knob_table
 from wesar_sweep.config.overrides import apply_overrides
 from wesar_sweep.config.schema import FileKind
 from wesar_sweep.config.space import Choices, Parameter
@@ -123,9 +123,13 @@ def study_hash(study: Study) -> str:
     """SHA-256, in hex, of all that decides what is trained; the first 12 digits are enough to show.
 
     Left out: title, question and retries, which change no run, and where text lies, which the
-    corpus's own hash stands for.
+    corpus's own hash stands for. Precision and determinism count where they are set: left alone
+    they leave the hash as it was before there was a choice, so that older studies go on.
     """
     plain = resolved(study)
+    for key in WHOLE_STUDY:
+        if plain["training"][key] == Training.model_fields[key].default:
+            del plain["training"][key]
     del plain["title"], plain["question"], plain["retries"]
     for key in ("paths", "validation"):
         plain["data"].pop(key, None)

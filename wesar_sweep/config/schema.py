@@ -6,7 +6,7 @@ from copy import deepcopy
 from functools import cache
 from typing import Any, Literal
 
-from wesar_sweep.config.knobs import Model, Training, knob_table
+from wesar_sweep.config.knobs import Model, Recipe, knob_table
 from wesar_sweep.config.methods import BUILT_IN_METHODS
 from wesar_sweep.config.study import Study
 from wesar_sweep.config.sweep import Sweep
@@ -60,7 +60,7 @@ def _parameter(knob: str) -> dict[str, Any]:
 def _value(knob: str) -> list[dict[str, Any]]:
     if knob == "method":
         return [{"type": "string", "examples": list(BUILT_IN_METHODS)}]
-    for model in (Model, Training):
+    for model in (Model, Recipe):
         if knob in model.model_fields:
             schema = model.model_json_schema()["properties"][knob]
             bounds = ("anyOf", "type", "enum", "minimum", "maximum")

@@ -118,7 +118,8 @@ class HasSpace(Protocol):
 
 def fixed_knobs(study: HasSpace) -> dict[str, Scalar]:
     """Every knob's value outside `space`: what holds where a parameter is absent or inactive."""
-    return {"method": study.method, **dict(study.model), **dict(study.training)}
+    outside = {"method": study.method, **dict(study.model), **dict(study.training)}
+    return {name: outside[name] for name in knob_table()}
 
 
 def values(parameter: Parameter, knob: str) -> tuple[Scalar, ...] | None:

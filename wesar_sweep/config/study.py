@@ -15,6 +15,7 @@ from wesar_sweep.config.knobs import (
     Positive,
 )
 from wesar_sweep.config.knobs import Model as Model
+from wesar_sweep.config.knobs import Precision as Precision
 from wesar_sweep.config.knobs import Schedule as Schedule
 from wesar_sweep.config.knobs import Training as Training
 from wesar_sweep.config.methods import BUILT_IN_METHODS, Method

@@ -94,6 +94,14 @@ class Taps:
     max_output_logit: list[Tensor] = field(default_factory=list)
     """One [K]."""
 
+    def probes(self) -> dict[str, Tensor]:
+        """Probe name -> [K, layers] or [K, 1]."""
+        return {
+            "max_attention_logit": torch.stack(self.max_attention_logit, dim=1),
+            "residual_rms": torch.stack(self.residual_rms, dim=1),
+            "max_output_logit": torch.stack(self.max_output_logit, dim=1),
+        }
+
 
 def forward(
     weights: EffectiveWeights,

@@ -2,7 +2,8 @@
 
 Deciding what to train is the queue's (`training.queue`); what a step computes is the stack's
 (`training.stack`). The host reads losses a block at a time and judges every step of it in order,
-so that a run's record does not depend on where blocks end.
+so that a run's record does not depend on where blocks end. On a GPU it reads a block while the next
+one runs, so that the device never waits for a verdict.
 """
 
 from __future__ import annotations
@@ -12,22 +13,25 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from wesar_sweep.config.precision import resolved_precision
 from wesar_sweep.config.run import Architecture, Run
 from wesar_sweep.config.study import Study
 from wesar_sweep.store.rows import Curve, FloatArray, Outcome, Status
 from wesar_sweep.training.corpus import Corpus
+from wesar_sweep.training.memory import Fit
 from wesar_sweep.training.queue import RunQueue
 from wesar_sweep.training.record import RunRecord
-from wesar_sweep.training.stack import Stack, StackTraits, StepRecord
+from wesar_sweep.training.stack import MOST_STEPS, Block, Stack, StackTraits
 
 _log = logging.getLogger(__name__)
 
-BLOCK_STEPS = 20
+BLOCK_STEPS = {"cpu": 20, "cuda": MOST_STEPS}
 """Most steps between two looks of the host at the losses."""
 
 BLOCK_SECONDS = 1.0
@@ -56,6 +60,18 @@ def _machine_faults() -> Iterator[None]:
         raise MachineFault(f"{type(error).__name__}: {error}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A block of steps that was begun, and whom it trains."""
+
+    block: Block
+    runs: list[tuple[int, RunRecord]]
+    """Slot and record; the record may have left the slot since."""
+    probe_offsets: list[list[int]]
+    """Which steps of the block each of these runs is probed at."""
+    started_at: float
+
+
 class Engine:
     """Trains what a queue hands out, on one device, one architecture at a time.
 
@@ -65,9 +81,11 @@ class Engine:
         corpus: Tokens.
         device: Where to train.
         methods: Every value `method` can take.
-        slots: K for an architecture.
+        slots: K and micro-batches for an architecture.
         worker: Name written into outcomes.
         on_block: Called after every block; returning True asks to stop at once.
+        refill: Whether a run may enter a stack that others have begun; off only to measure what
+            refilling gains.
     """
 
     def __init__(
@@ -78,10 +96,13 @@ class Engine:
         corpus: Corpus,
         device: torch.device,
         methods: Sequence[str],
-        slots: Callable[[Architecture], int],
+        slots: Callable[[Architecture], Fit],
         worker: str,
         on_block: Callable[[Engine], bool],
+        refill: bool = True,
     ) -> None:
+        self._refill = refill
+        self._precision = resolved_precision(study, on_gpu=device.type == "cuda")
         self._study, self._queue, self._corpus = study, queue, corpus
         self._device, self._slots, self._worker, self._on_block = device, slots, worker, on_block
         self._traits = StackTraits.of(study, methods=methods)
@@ -89,9 +110,11 @@ class Engine:
         self._waiting: list[Run] = []
         self._entering: list[Run] = []
         self._suspects: set[tuple[int, int]] = set()
+        self._fits: dict[Architecture, Fit] = {}
         self._set_aside: list[Run] = []
         self._faults = 0
         self._step_seconds = 0.0
+        self._read_at = 0.0
         self.records: list[RunRecord | None] = []
         """What trains in each slot."""
         self.tokens = 0
@@ -102,6 +125,10 @@ class Engine:
         """Wall time spent in training steps."""
         self.evaluation_seconds = 0.0
         """Wall time spent in evaluating."""
+        self.slot_steps = 0
+        """Steps of all slots of the stacks while they trained, empty ones included."""
+        self.kept_steps = 0
+        """Those of them that stand in the curve of a run that was handed in."""
 
     def train(self) -> None:
         """Train until the queue has nothing more to take, or `on_block` asks to stop."""
@@ -115,11 +142,17 @@ class Engine:
             if not self._waiting:
                 return
             architecture = self._waiting[0].architecture
-            slots = 1 if alone else limit or self._slots(architecture)
+            fit = self._fit(architecture)
+            slots = 1 if alone else limit or fit.slots
             if slots > len(self._waiting):
                 self._waiting += self._take(slots - len(self._waiting), architecture)
             try:
-                self._train_stack(architecture, slots=slots, refill=not alone)
+                self._train_stack(
+                    architecture,
+                    slots=slots,
+                    micro_batches=fit.micro_batches,
+                    refill=self._refill and not alone,
+                )
                 limit = None
             except OutOfMemory as fault:
                 if len(self.records) <= 1:
@@ -139,7 +172,16 @@ class Engine:
         self._set_aside += [run for run in runs if run.key in self._suspects]
         return [run for run in runs if run.key not in self._suspects]
 
-    def _train_stack(self, architecture: Architecture, *, slots: int, refill: bool) -> None:
+    def _fit(self, architecture: Architecture) -> Fit:
+        """K for an architecture, found out once."""
+        if architecture not in self._fits:
+            with _machine_faults():
+                self._fits[architecture] = self._slots(architecture)
+        return self._fits[architecture]
+
+    def _train_stack(
+        self, architecture: Architecture, *, slots: int, micro_batches: int, refill: bool
+    ) -> None:
         """Train runs of one shape, and what the queue sends after them, until none is left."""
         on_cpu = self._device.type == "cpu"
         # The queue gave all it has for this shape: a stack for more would train empty slots.
@@ -147,17 +189,31 @@ class Engine:
         self._step_seconds = 0.0
         with _machine_faults():
             stack = Stack(
-                architecture, slots=len(self.records), traits=self._traits, train_S=self._train_S
+                architecture,
+                slots=len(self.records),
+                traits=self._traits,
+                train_S=self._train_S,
+                precision=self._precision,
+                deterministic=self._study.training.deterministic,
+                micro_batches=micro_batches,
             )
+            stack.warm_up()
             window_ST = self._validation_windows(architecture.context)
+        begun: _Begun | None = None
         while True:
             self._enter(stack, window_ST)
-            if on_cpu:
+            if begun is None:
                 self._drop_empty_slots(stack)
             if not any(self.records):
                 return
-            self._train_block(stack)
-            self._evaluate(stack, window_ST)
+            before, begun = begun, self._begin_block(stack)
+            if before is not None:
+                self._judge_block(stack, before)
+            # A verdict on this block is needed before an evaluation; a CPU has nothing to overlap.
+            if on_cpu or any(record.evaluation_due for _, record in self._live()):
+                self._judge_block(stack, begun)
+                begun = None
+                self._evaluate(stack, window_ST)
             if self._on_block(self):
                 return
             free = self.records.count(None)
@@ -195,43 +251,51 @@ class Engine:
         return losses
 
     def _drop_empty_slots(self, stack: Stack) -> None:
-        """On a CPU an empty slot costs as much as a full one: go on with a smaller stack."""
+        """An empty slot costs as much as a full one: go on with a smaller stack.
+
+        On a GPU that costs a new capture of the step, so it is done when half of them are empty.
+        """
         kept = [slot for slot, record in enumerate(self.records) if record is not None]
-        if kept and len(kept) < len(self.records):
-            stack.keep(kept)
+        most = len(self.records) - 1 if self._device.type == "cpu" else len(self.records) // 2
+        if 0 < len(kept) <= most:
+            with _machine_faults():
+                stack.keep(kept)
             self.records = [self.records[slot] for slot in kept]
 
     def _live(self) -> list[tuple[int, RunRecord]]:
         return [(slot, record) for slot, record in enumerate(self.records) if record is not None]
 
-    def _train_block(self, stack: Stack) -> None:
-        """Train to the next evaluation of any run, a block at most, and judge every step."""
+    def _begin_block(self, stack: Stack) -> _Begun:
+        """Begin the steps to the next evaluation of any run, a block at most."""
         live = self._live()
         in_time = int(BLOCK_SECONDS / self._step_seconds) if self._step_seconds else 1
-        steps = min(BLOCK_STEPS, max(1, in_time), *(r.steps_to_evaluation for _, r in live))
-        done: list[StepRecord] = []
+        most = BLOCK_STEPS[self._device.type]
+        steps = min(most, max(1, in_time), *(r.steps_to_evaluation for _, r in live))
+        probes = [[n for n in range(steps) if record.probe_due(n)] for _, record in live]
         start = time.perf_counter()
         with _machine_faults():
-            first_SKB = stack.data_block(steps)
-            for offset in range(steps):
-                probe = any(record.probe_due(offset) for _, record in live)
-                done.append(stack.step(first_SKB[offset], probe=probe))
-            loss_SK = torch.stack([step.loss_K for step in done]).cpu().numpy()
-            norm_SK = torch.stack([step.grad_norm_K for step in done]).cpu().numpy()
-            probes = [
-                None
-                if step.probes is None
-                else {n: x.cpu().numpy() for n, x in step.probes.items()}
-                for step in done
-            ]
-        seconds = time.perf_counter() - start
-        self._step_seconds = seconds / steps
+            block = stack.train(steps, probe_at={offset for own in probes for offset in own})
+        for _, record in live:
+            record.steps_begun += steps
+        self.slot_steps += steps * len(self.records)
+        return _Begun(block, live, probes, start)
+
+    def _judge_block(self, stack: Stack, begun: _Begun) -> None:
+        """Wait for a block and judge every step of it."""
+        with _machine_faults():
+            loss_SK, norm_SK, probes = begun.block.read()
+        # From where the block before ended, if this one was begun before that.
+        now = time.perf_counter()
+        seconds = now - max(begun.started_at, self._read_at)
+        self._read_at = now
+        self._step_seconds = seconds / begun.block.steps
         self.training_seconds += seconds
-        for slot, record in live:
-            for offset, values in enumerate(probes):
-                if values is not None and record.probe_due(offset):
-                    own = {name: value[slot].copy() for name, value in values.items()}
-                    record.add_probe(offset, own)
+        for (slot, record), offsets in zip(begun.runs, begun.probe_offsets, strict=True):
+            if self.records[slot] is not record:
+                continue  # It ended by what the block before had shown.
+            for offset in offsets:
+                own = {name: value[slot].copy() for name, value in probes[offset].items()}
+                record.add_probe(offset, own)
             self._judge(stack, slot, record, loss_SK[:, slot], norm_SK[:, slot])
 
     def _judge(
@@ -290,6 +354,7 @@ class Engine:
         )
         self.records[slot] = None
         self.runs_done += 1
+        self.kept_steps += len(curve.loss)
         self._faults = 0
         self._queue.finish(outcome, curve)
 

@@ -1,43 +1,64 @@
-"""How many runs fit: the memory one run of an architecture takes, and the K that follows."""
+"""How many runs fit: the memory that one run takes, and the K that follows.
+
+On a GPU it is measured: two small stacks of the architecture train a step each, and what the second
+takes beyond the first is what a run takes. On a CPU it is counted.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import psutil
 import torch
 
 from wesar_sweep.config.run import Architecture
+from wesar_sweep.config.study import Precision
 from wesar_sweep.model.layout import Layout
+from wesar_sweep.training.stack import Stack, StackTraits
 
 CPU_SLOTS = 4
 """Runs a single-threaded CPU worker stacks by default; see docs/LOG.md for the measurement."""
 
-GPU_ROWS = 65_535
-"""Most (run, sequence, head) rows of a stack, which attention puts on one axis of its grid."""
+_MARGIN = 1.05
+"""A captured step's memory is a little more fragmented than a launched one's."""
 
 
-def bytes_a_run(architecture: Architecture, *, on_cpu: bool) -> int:
-    """Memory of one run in a stack while it trains: state and the activations kept for backward.
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How many slots a worker takes, and why."""
+
+    slots: int
+    micro_batches: int
+    """Parts of a step that train one after another."""
+    bytes_a_run: int
+    bytes_fixed: int
+    """Whatever K is."""
+    bytes_free: int
+    """That the slots may fill."""
+
+
+def counted_bytes_a_run(architecture: Architecture) -> int:
+    """Memory of one run in a stack on a CPU: its state, and what autograd keeps for backward.
 
     Five float32 copies of the parameters (parameter, gradient, two moments, one temporary), the
     effective weight and its gradient, and the tensors that autograd keeps a token, counted an op.
     """
     a = architecture
-    width = 4 if on_cpu else 2
     parameters = Layout(a, with_row_gains=False).size
-    state = parameters * (5 * 4 + 2 * width)
-    # On a GPU the norms keep float32 copies of their bfloat16 inputs and outputs.
-    kept_a_layer = (14 if on_cpu else 24) * a.width + (5 if a.ffn == "swiglu" else 3) * a.ffn_width
-    attention_a_layer = 0 if not on_cpu else 2 * a.heads
-    logits = 3 * 4 * a.vocabulary
-    kept_a_token = (
-        a.depth * (kept_a_layer + attention_a_layer) * width + 4 * a.width * width + logits
-    )
-    return int(state + a.tokens_per_step * kept_a_token)
+    kept_a_layer = 14 * a.width + (5 if a.ffn == "swiglu" else 3) * a.ffn_width + 2 * a.heads
+    kept_a_token = a.depth * kept_a_layer * 4 + 16 * a.width + 12 * a.vocabulary
+    return int(parameters * (5 * 4 + 2 * 4) + a.tokens_per_step * kept_a_token)
 
 
 def choose_slots(
-    architecture: Architecture, *, device: torch.device, memory_fraction: float, workers: int
-) -> int:
+    architecture: Architecture,
+    *,
+    device: torch.device,
+    memory_fraction: float,
+    workers: int,
+    traits: StackTraits,
+    precision: Precision,
+) -> Fit:
     """K for a worker: what fits into its share of the free memory, and on a CPU no more than pays.
 
     Args:
@@ -45,18 +66,67 @@ def choose_slots(
         device: Where they train.
         memory_fraction: Share of the free memory to use.
         workers: Workers that share this memory.
+        traits: What the runs can bring.
+        precision: Of activations and matrix products.
 
     Returns:
-        At least 1.
+        At least one slot.
+
+    Raises:
+        torch.OutOfMemoryError: Not even one run fits, a sequence at a time.
     """
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        # What a former stack left in torch's cache is free to the next one.
-        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    else:
-        free = psutil.virtual_memory().available // workers
-    fits = int(free * memory_fraction) // bytes_a_run(architecture, on_cpu=device.type == "cpu")
-    most = (
-        CPU_SLOTS if device.type == "cpu" else GPU_ROWS // (architecture.batch * architecture.heads)
+    if device.type == "cpu":
+        free = int(psutil.virtual_memory().available // workers * memory_fraction)
+        each = counted_bytes_a_run(architecture)
+        return Fit(max(1, min(free // each, CPU_SLOTS)), 1, each, 0, free)
+    torch.cuda.empty_cache()
+    free = int(torch.cuda.mem_get_info(device)[0] * memory_fraction)
+    micro_batches = 1
+    while True:
+        try:
+            one, two = (
+                _dry_run(architecture, slots, device, traits, precision, micro_batches)
+                for slots in (1, 2)
+            )
+            if one <= free:
+                break
+        except torch.OutOfMemoryError:
+            if micro_batches >= architecture.batch:
+                raise
+        torch.cuda.empty_cache()
+        if micro_batches >= architecture.batch:
+            break
+        micro_batches = _next_divisor(architecture.batch, micro_batches)
+    each = max(1, int((two - one) * _MARGIN))
+    fixed = max(0, one - each)
+    return Fit(max(1, (free - fixed) // each), micro_batches, each, fixed, free)
+
+
+def _next_divisor(batch: int, parts: int) -> int:
+    return next(n for n in range(parts + 1, batch + 1) if batch % n == 0)
+
+
+def _dry_run(
+    architecture: Architecture,
+    slots: int,
+    device: torch.device,
+    traits: StackTraits,
+    precision: Precision,
+    micro_batches: int,
+) -> int:
+    """Most bytes that a stack of so many runs held during a step."""
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    tokens = torch.zeros(4 * architecture.tokens_per_step + 2, dtype=torch.uint8, device=device)
+    stack = Stack(
+        architecture,
+        slots=slots,
+        traits=traits,
+        train_S=tokens,
+        precision=precision,
+        capture=False,
+        micro_batches=micro_batches,
     )
-    return max(1, min(fits, most))
+    stack.warm_up()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before

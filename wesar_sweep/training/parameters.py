@@ -30,6 +30,16 @@ def forms_of(reparametrizations: Sequence[str]) -> frozenset[Form]:
     return frozenset(forms | {by_name[name] for name in reparametrizations if name in by_name})
 
 
+def zero_rows(
+    slots: int, size: int, *, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """[slots, size] zeros; on a GPU each row begins at a multiple of 256 bytes."""
+    if device.type == "cpu":
+        return torch.zeros(slots, size, device=device, dtype=dtype)
+    padded = -(-size // 128) * 128
+    return torch.zeros(slots, padded, device=device, dtype=dtype)[:, :size]
+
+
 class ParameterRows:
     """Parameters, their effective weights and the buffers of one gradient, for K runs of one shape.
 
@@ -53,11 +63,11 @@ class ParameterRows:
         self.layout = Layout(architecture, with_row_gains="row" in forms)
         self.forms = forms
         matrices = len(self.layout.matrix_labels)
-        self.parameter_KP = torch.zeros(slots, self.layout.size, device=device)
-        self.grad_KP = torch.zeros_like(self.parameter_KP)
-        self.effective_KP = torch.zeros(
+        self.parameter_KP = zero_rows(slots, self.layout.size, device=device)
+        self.effective_KP = zero_rows(
             slots, self.layout.effective_size, device=device, dtype=dtype
         )
+        self._grad_KP: Tensor | None = None
         self.gate_trains_KM = torch.zeros(slots, matrices, device=device, dtype=torch.bool)
         self.form_KM = torch.zeros(slots, matrices, device=device, dtype=torch.int64)
         self.left: dict[str, Tensor] = {}
@@ -66,6 +76,13 @@ class ParameterRows:
             for g in self._spectral_groups():
                 self.left[g.name] = torch.zeros(slots, g.count, g.outputs, device=device)
                 self.right[g.name] = torch.zeros(slots, g.count, g.inputs, device=device)
+
+    @property
+    def grad_KP(self) -> Tensor:
+        """Gradients of the parameters, where `pull_back` is in use; made when first asked for."""
+        if self._grad_KP is None:
+            self._grad_KP = torch.zeros_like(self.parameter_KP)
+        return self._grad_KP
 
     def _spectral_groups(self) -> list[MatrixGroup]:
         return [group for group in self.layout.groups if group.name != "embed"]
@@ -76,8 +93,12 @@ class ParameterRows:
 
     def keep(self, slots: Tensor) -> None:
         """Go on with these slots alone, in this order (int64 indices)."""
-        for name in ("parameter_KP", "grad_KP", "effective_KP", "gate_trains_KM", "form_KM"):
-            setattr(self, name, getattr(self, name)[slots].contiguous())
+        for name in ("parameter_KP", "effective_KP"):
+            value = getattr(self, name)
+            kept = zero_rows(len(slots), value.shape[1], device=value.device, dtype=value.dtype)
+            setattr(self, name, kept.copy_(value[slots]))
+        self._grad_KP = None
+        self.gate_trains_KM, self.form_KM = self.gate_trains_KM[slots], self.form_KM[slots]
         for vectors in (self.left, self.right):
             for name, value in vectors.items():
                 vectors[name] = value[slots].contiguous()

@@ -33,7 +33,10 @@ class RunRecord:
     init_loss: float
     """Validation loss before the first step."""
     entered_at: float = field(default_factory=time.monotonic)
+    steps_begun: int = 0
+    """Updates asked of the device; ahead of `steps_done` while a block is on its way."""
     steps_done: int = 0
+    """Updates whose losses are known."""
     _loss: list[FloatArray] = field(default_factory=list)
     _grad_norm: list[FloatArray] = field(default_factory=list)
     _evaluations: list[tuple[int, float]] = field(default_factory=list)
@@ -62,17 +65,17 @@ class RunRecord:
     @property
     def steps_to_evaluation(self) -> int:
         """Steps until the next evaluation; at least 1 while the run is not finished."""
-        return next(at for at in self._evaluation_steps if at > self.steps_done) - self.steps_done
+        return next(at for at in self._evaluation_steps if at > self.steps_begun) - self.steps_begun
 
     @property
     def evaluation_due(self) -> bool:
         """Whether the run stands at a step where it is evaluated."""
-        return self.steps_done in self._evaluation_steps
+        return self.steps_begun in self._evaluation_steps
 
     def probe_due(self, offset: int) -> bool:
-        """Whether the step `offset` steps ahead is probed."""
+        """Whether the step `offset` steps ahead of those begun is probed."""
         every = self.study.probes.every
-        return every is not None and (self.steps_done + offset) % every == 0
+        return every is not None and (self.steps_begun + offset) % every == 0
 
     def add_probe(self, offset: int, values: dict[str, FloatArray]) -> None:
         """Keep the probes of the step `offset` steps ahead of `steps_done`."""
@@ -81,7 +84,7 @@ class RunRecord:
             self._probes.setdefault(name, []).append(value)
 
     def add_block(self, loss: FloatArray, grad_norm: FloatArray) -> Verdict | None:
-        """Take losses and gradient norms of the steps just done; a verdict ends the run there."""
+        """Take losses and gradient norms of the next steps done; a verdict ends the run there."""
         self._loss.append(loss)
         self._grad_norm.append(grad_norm)
         self.steps_done += len(loss)

@@ -7,19 +7,28 @@ by `where`, never by multiplying (0·NaN).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from wesar_sweep.config.run import Architecture, Run
-from wesar_sweep.config.study import Study
+from wesar_sweep.config.study import Precision, Study
 from wesar_sweep.kernels import adamw, cross_entropy, data_order, rope
 from wesar_sweep.model.decoder import Taps, effective_weights, forward
 from wesar_sweep.model.parametrization import Form
-from wesar_sweep.training.parameters import ParameterRows, forms_of
+from wesar_sweep.training.parameters import ParameterRows, forms_of, zero_rows
 from wesar_sweep.training.slots import SlotTable
+
+if TYPE_CHECKING:
+    from wesar_sweep.store.rows import FloatArray
+    from wesar_sweep.training.fused_step import FusedStep
+
+MOST_STEPS = 64
+"""Most steps of one block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,29 +64,93 @@ class StepRecord:
     """Probe name -> [K, X], before the update but for `update_ratio`; None unless asked for."""
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What some steps on end left behind, perhaps still on its way from the device."""
+
+    steps: int
+    records: Sequence[StepRecord]
+    """Of every step on a CPU; on a GPU of the probed steps alone."""
+    probed: Sequence[int]
+    """Which steps of the block were probed, ascending."""
+    history_S2K: Tensor | None = None
+    """Losses and norms in the host's memory, once `ready`; None where `records` hold them."""
+    ready: torch.cuda.Event | None = None
+
+    def read(self) -> tuple[FloatArray, FloatArray, dict[int, dict[str, FloatArray]]]:
+        """Losses and gradient norms, [steps, K] each, and probes by step; waits for the device."""
+        if self.ready is not None:
+            self.ready.synchronize()
+        if self.history_S2K is not None:
+            history = self.history_S2K[: self.steps].numpy().copy()
+            loss_SK, norm_SK = history[:, 0], history[:, 1]
+        else:
+            loss_SK = torch.stack([record.loss_K for record in self.records]).cpu().numpy()
+            norm_SK = torch.stack([record.grad_norm_K for record in self.records]).cpu().numpy()
+        found = [record.probes for record in self.records if record.probes is not None]
+        probes: dict[int, dict[str, FloatArray]] = {
+            offset: {name: np.asarray(x.cpu()) for name, x in values.items()}
+            for offset, values in zip(self.probed, found, strict=True)
+        }
+        return loss_SK, norm_SK, probes
+
+
 class Stack:
     """The state of K runs and the step that advances them all.
+
+    On a CPU a step is plain torch through autograd, the reference. On a GPU it is the fused kernels
+    (`training.fused_step`), captured once as a CUDA graph that serves every run that ever enters.
 
     Args:
         architecture: Shape of every run.
         slots: K.
         traits: What the runs can bring.
         train_S: Training tokens on the device, any integer type.
+        precision: Of activations and matrix products; parameters are float32 always.
+        deterministic: On a GPU, only kernels that repeat themselves bit for bit.
+        fused: Whether to use the fused kernels; None: on a GPU.
+        capture: Whether to capture the fused step; None: on a GPU.
+        micro_batches: Parts of a step's sequences, one after another, of the fused step.
     """
 
     def __init__(
-        self, architecture: Architecture, *, slots: int, traits: StackTraits, train_S: Tensor
+        self,
+        architecture: Architecture,
+        *,
+        slots: int,
+        traits: StackTraits,
+        train_S: Tensor,
+        precision: Precision = "fp32",
+        deterministic: bool = False,
+        fused: bool | None = None,
+        capture: bool | None = None,
+        micro_batches: int = 1,
     ) -> None:
         self.architecture, self.traits = architecture, traits
         self.device = train_S.device
-        dtype = torch.float32 if self.device.type == "cpu" else torch.bfloat16
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:
+            torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.rows = ParameterRows(
             architecture, slots=slots, forms=traits.forms, device=self.device, dtype=dtype
         )
         self.table = SlotTable(slots, width=architecture.width, device=self.device)
-        self.first_KP = torch.zeros_like(self.rows.parameter_KP)
-        self.second_KP = torch.zeros_like(self.rows.parameter_KP)
+        self.first_KP = zero_rows(slots, self.rows.layout.size, device=self.device)
+        self.second_KP = zero_rows(slots, self.rows.layout.size, device=self.device)
         self._train_S = train_S
+        self._fused: FusedStep | None = None
+        if on_gpu if fused is None else fused:
+            from wesar_sweep.training.fused_step import FusedStep
+
+            self._fused = FusedStep(
+                self,
+                train_S=train_S,
+                precision=precision,
+                deterministic=deterministic,
+                capture=on_gpu if capture is None else capture,
+                micro_batches=micro_batches,
+            )
         self._rotation = (
             rope.tables(architecture.context, architecture.head_width, device=self.device)
             if architecture.position == "rope"
@@ -102,8 +175,31 @@ class Stack:
         index = torch.tensor(slots, device=self.device)
         self.rows.keep(index)
         self.table.keep(index)
-        self.first_KP = self.first_KP[index].contiguous()
-        self.second_KP = self.second_KP[index].contiguous()
+        for name in ("first_KP", "second_KP"):
+            kept = zero_rows(len(slots), self.rows.layout.size, device=self.device)
+            setattr(self, name, kept.copy_(getattr(self, name)[index]))
+        if self._fused is not None:
+            self._fused.rebuild()
+
+    def warm_up(self) -> None:
+        """Compile and run each fused kernel once; to be called while no run is in the stack."""
+        if self._fused is not None:
+            self._fused.warm_up()
+
+    def train(self, steps: int, *, probe_at: Collection[int] = ()) -> Block:
+        """The next steps of every slot; on a GPU they are only begun.
+
+        Args:
+            steps: How many, at most `MOST_STEPS`.
+            probe_at: Which of them to probe, counted from 0.
+        """
+        assert 1 <= steps <= MOST_STEPS
+        probed = sorted(offset for offset in probe_at if offset < steps)
+        if self._fused is not None:
+            return self._fused.train(steps, probed=probed)
+        first_SKB = self.data_block(steps)
+        records = [self.step(first_SKB[n], probe=n in probe_at) for n in range(steps)]
+        return Block(steps, records, probed)
 
     def data_block(self, steps: int) -> Tensor:
         """First tokens of the sequences of the next steps, int64 [steps, K, B]."""
@@ -164,9 +260,7 @@ class Stack:
             "effective_norm": rows.matrix_norms(rows.effective_KP),
             "gate": rows.gates_KM(),
             "gradient_norm": rows.matrix_norms(rows.grad_KP),
-            "max_attention_logit": torch.stack(taps.max_attention_logit, dim=1),
-            "residual_rms": torch.stack(taps.residual_rms, dim=1),
-            "max_output_logit": torch.stack(taps.max_output_logit, dim=1),
+            **taps.probes(),
         }
 
     def probe_axes(self) -> dict[str, tuple[str, ...]]:
@@ -194,10 +288,15 @@ class Stack:
         """
         index = torch.tensor(slots, device=self.device)
         rows = self.rows
-        weights = effective_weights(rows.effective_KP[index], rows.layout, train=False)
+        effective_KP = rows.effective_KP
+        if list(slots) != list(range(self.slots)):
+            effective_KP = effective_KP[index]
         switches = self.table.switches(
             index, scale=self.traits.scaled_embed, normalise=self.traits.embed_norm
         )
+        if self._fused is not None:
+            return self._fused.evaluate(effective_KP, window_ST, switches=switches)
+        weights = effective_weights(effective_KP, rows.layout, train=False)
         total_K = torch.zeros(len(slots), dtype=torch.float64, device=self.device)
         for window_BT in window_ST.split(self.architecture.batch):
             window_KBT = window_BT.expand(len(slots), -1, -1)

@@ -1,0 +1,493 @@
+"""Tokens a second of the engine on a GPU, end to end, beside the best single run of plain torch.
+
+    python benchmarks/gpu_engine.py                  (make bench-gpu)
+    python benchmarks/gpu_engine.py --only d128 --no-baseline --no-cold-start --profile --out DIR
+
+Everything runs in processes of its own, which wait for a word before they measure: the baselines
+are compiled all at once at the start; then engine and baseline of a case take turns on the device,
+alone. Each engine process is started twice, first with an empty kernel cache, then with the one
+that the first has filled; the time to its first finished step counts from before its start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+STARTED = time.time()  # Before torch is imported: a child's way to its first step begins here.
+
+import gpu  # noqa: E402
+import plain_step  # noqa: E402
+import torch  # noqa: E402
+from counts import (  # noqa: E402
+    engine,
+    floor_bytes_a_token,
+    flops_a_token,
+    one_kernel_an_op,
+)
+
+PATIENCE_S = 300.0
+"""For one answer of a child; a compilation is the longest."""
+
+CACHES = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH")
+"""Where compiled kernels are kept between processes."""
+
+TURN_S = 1.5
+"""Of measuring, for each of two that take turns."""
+
+
+class ChildError(Exception):
+    """A child ended or did not answer; with the end of what it said on standard error."""
+
+
+class Child:
+    """A process that prepares something to measure, and measures it when told.
+
+    Args:
+        task: For `child_main`.
+        environment: What differs from this process's.
+    """
+
+    def __init__(self, task: dict[str, Any], *, environment: dict[str, str] | None = None) -> None:
+        self.task = task
+        self._errors = tempfile.TemporaryFile(mode="w+")
+        self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self.started_at = time.time()
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--child", json.dumps(task)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
+        threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True).start()
+
+    def _read(self, stream: IO[str]) -> None:
+        for line in stream:
+            if line.startswith("{"):
+                self._lines.put(json.loads(line))
+        self._lines.put(None)
+
+    def expect(self, event: str) -> dict[str, Any]:
+        """Wait for an answer of this kind, past others.
+
+        Raises:
+            ChildError: It never comes.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                answer = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise ChildError(f"no {event} after {PATIENCE_S:.0f} s") from None
+            if answer is None:
+                self._errors.seek(0)
+                raise ChildError(f"ended before {event}: {self._errors.read()[-1200:]}")
+            if answer["event"] == event:
+                return answer
+
+    def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
+        """Tell it to do something, and wait for what comes of it."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"verb": verb, **arguments}) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # It is dead; what it left to say is read below.
+        return self.expect(verb)
+
+    def end(self) -> None:
+        """Let it go, and wait until its memory is free."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            with_pipe = self._process.stdin
+            try:
+                with_pipe.close()
+            except BrokenPipeError:
+                pass
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+
+@contextmanager
+def child(task: dict[str, Any], **options: Any) -> Iterator[Child]:
+    """A child that does not outlive the block."""
+    process = Child(task, **options)
+    try:
+        yield process
+    finally:
+        process.end()
+
+
+# In the child.
+
+
+def child_main(task: dict[str, Any]) -> None:
+    """Prepare, then serve words from standard input until it closes."""
+    device = torch.device(task["device"])
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    marks = {"process": STARTED, "imports": time.time()}
+    if task["part"] == "ceilings":
+        _tell("ready")
+        serve({"measure": lambda _: _ceilings(device)})
+        return
+    case = gpu.Case(**task["case"])
+    if device.type == "cuda":
+        torch.cuda.init()
+        torch.zeros(1, device=device)
+    marks["device"] = time.time()
+    if task["part"] == "plain":
+        _serve_plain(case, task, device=device)
+        return
+    torch.manual_seed(0)
+    stack = gpu.make_stack(
+        case, method=task["method"], device=device, precision=task["precision"]
+    )
+    _synchronize(device)
+    marks["stack and runs"] = time.time()
+    trainer = gpu.Trainer(stack)
+    trainer.advance(1)
+    loss = trainer.loss()
+    _synchronize(device)
+    marks["first step"] = time.time()
+    _tell("first_step", marks=marks, loss=loss)
+
+    def measure(ask: dict[str, Any]) -> dict[str, Any]:
+        trainer.advance(3)
+        times = gpu.time_blocks(trainer.advance, device=device, seconds=ask["seconds"])
+        return {"step_seconds": times, "loss": trainer.loss(), **_memory(device)}
+
+    serve(
+        {
+            "measure": measure,
+            "profile": lambda ask: {
+                "text": profile_text(lambda: trainer.advance(1), device=device)
+            },
+        }
+    )
+
+
+def _serve_plain(case: gpu.Case, task: dict[str, Any], *, device: torch.device) -> None:
+    step = plain_step.PlainStep(
+        case.architecture, device=device, compile_mode=task["compile_mode"]
+    )
+    step.advance(1)
+    _synchronize(device)
+    _tell("first_step", marks={"process": STARTED, "first step": time.time()}, loss=step.loss())
+
+    def measure(ask: dict[str, Any]) -> dict[str, Any]:
+        step.advance(3)
+        times = gpu.time_blocks(step.advance, device=device, seconds=ask["seconds"])
+        return {"step_seconds": times, "loss": step.loss(), **_memory(device)}
+
+    serve(
+        {
+            "measure": measure,
+            "profile": lambda ask: {"text": profile_text(lambda: step.advance(1), device=device)},
+        }
+    )
+
+
+def serve(verbs: dict[str, Any]) -> None:
+    """Answer one JSON object a line by another, until the input closes."""
+    for line in sys.stdin:
+        ask = json.loads(line)
+        _tell(ask["verb"], **verbs[ask["verb"]](ask))
+
+
+def _tell(event: str, **facts: Any) -> None:
+    print(json.dumps({"event": event, **facts}), flush=True)
+
+
+def _ceilings(device: torch.device) -> dict[str, Any]:
+    return {"copy": gpu.copy_rates(device), "matrix": gpu.matrix_rates(device)}
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _memory(device: torch.device) -> dict[str, float]:
+    """GiB: of tensors, and of what torch's allocator holds (graphs' pools included)."""
+    if device.type != "cuda":
+        return {"allocated_gib": 0.0, "reserved_gib": 0.0}
+    return {
+        "allocated_gib": torch.cuda.max_memory_allocated() / 2**30,
+        "reserved_gib": torch.cuda.max_memory_reserved() / 2**30,
+    }
+
+
+def profile_text(step: Any, *, device: torch.device, top: int = 40) -> str:
+    """The kernels of one step by their time on the device, the sum beside the step's own time."""
+    from torch.profiler import ProfilerActivity, profile
+
+    step()
+    seconds = gpu.median(gpu.timed(lambda _: step(), [1] * 10, device=device))
+    kind = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
+    with profile(activities=[kind]) as trace:
+        step()
+        _synchronize(device)
+    found: dict[str, list[float]] = {}
+    for row in trace.key_averages():
+        spent = getattr(row, "self_device_time_total", 0) or row.self_cpu_time_total
+        if spent > 0:
+            found[row.key] = [spent, row.count]
+    total = sum(spent for spent, _ in found.values())
+    lines = [
+        f"step {1e3 * seconds:.3f} ms, kernels {total / 1e3:.3f} ms in "
+        f"{sum(count for _, count in found.values()):.0f} launches",
+        f"{'ms':>9} {'share':>6} {'calls':>6}  kernel",
+    ]
+    for name, (spent, count) in sorted(found.items(), key=lambda item: -item[1][0])[:top]:
+        lines.append(f"{spent / 1e3:9.4f} {spent / total:6.1%} {count:6.0f}  {name[:110]}")
+    return "\n".join(lines)
+
+
+# In the parent.
+
+
+class Table:
+    """Measures case after case and prints the table at the end."""
+
+    def __init__(
+        self, arguments: argparse.Namespace, results: gpu.Results, device: torch.device
+    ) -> None:
+        self._arguments, self._results, self._device = arguments, results, device
+        self._rows: list[dict[str, Any]] = []
+        self._matrix: list[float] = []
+        self._copy: list[float] = []
+
+    def measure(self, cases: Sequence[gpu.Case]) -> None:
+        """Everything that was asked for."""
+        plain: dict[str, Child] = {}
+        try:
+            if not self._arguments.no_baseline:
+                for case in cases:
+                    plain[case.name] = Child(
+                        self._task("plain", case, compile_mode=self._arguments.compile_mode)
+                    )
+            with child(self._task("ceilings")) as ceilings:
+                ceilings.expect("ready")
+                for name in list(plain):
+                    with self._results.part(f"baseline of {name}"):
+                        marks = plain[name].expect("first_step")["marks"]
+                        spent = marks["first step"] - plain[name].started_at
+                        self._results.say(
+                            f"baseline of {name} ready after {spent:.0f} s, "
+                            f"{len(plain)} being compiled at once"
+                        )
+                        continue
+                    plain.pop(name).end()
+                self._measure_ceilings(ceilings)
+                for case in cases:
+                    with self._results.part(case.name):
+                        self._measure_case(case, plain.get(case.name))
+                    if case.name in plain:
+                        plain.pop(case.name).end()
+                self._measure_ceilings(ceilings)
+        finally:
+            for process in plain.values():
+                process.end()
+        self._print()
+
+    def _task(self, part: str, case: gpu.Case | None = None, **more: Any) -> dict[str, Any]:
+        described = asdict(case) if case is not None else None
+        return {"part": part, "case": described, "device": self._device.type, **more}
+
+    def _measure_ceilings(self, ceilings: Child) -> None:
+        found = ceilings.ask("measure")
+        self._matrix += found["matrix"]
+        self._copy += found["copy"]
+        self._results.record(
+            "", copy_bytes_per_second=found["copy"], matrix_flops_per_second=found["matrix"]
+        )
+
+    def _measure_case(self, case: gpu.Case, plain: Child | None) -> None:
+        results, task = self._results, self._engine_task(case)
+        first: dict[str, float] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            caches = {name: str(Path(folder) / name.lower()) for name in CACHES}
+            if self._arguments.no_cold_start:
+                caches = {}
+            else:
+                with results.part(f"{case.name} from a cold cache"), child(
+                    task, environment=caches
+                ) as cold:
+                    first["cold"] = self._first_step(cold, "cold")
+            with child(task, environment=caches) as warm:
+                first["warm"] = self._first_step(warm, "warm" if caches else "own")
+                series: dict[str, list[float]] = {"engine": [], "plain": []}
+                last: dict[str, dict[str, Any]] = {}
+                for _ in range(2):
+                    for name, process in (("plain", plain), ("engine", warm)):
+                        if process is None:
+                            continue
+                        answer = process.ask("measure", seconds=self._arguments.seconds)
+                        self._require_plausible(name, case, answer["loss"])
+                        series[name] += answer["step_seconds"]
+                        last[name] = answer
+                self._record(case, series, last, first)
+                for name, process in (("engine", warm), ("plain", plain)):
+                    if self._arguments.profile and process is not None:
+                        with results.part(f"profile of {case.name}, {name}"):
+                            text = process.ask("profile")["text"]
+                            results.say(f"\n== {name} {case.label}\n{text}\n")
+
+    def _engine_task(self, case: gpu.Case) -> dict[str, Any]:
+        return self._task(
+            "engine", case, method=self._arguments.method, precision=self._arguments.precision
+        )
+
+    def _first_step(self, process: Child, cache: str) -> float:
+        marks = process.expect("first_step")["marks"]
+        previous, parts = process.started_at, []
+        for name, at in marks.items():
+            parts.append(f"{name} {at - previous:.1f}")
+            previous = at
+        spent = float(marks["first step"] - process.started_at)
+        self._results.say(f"  first step after {spent:.2f} s, {cache} cache: {', '.join(parts)}")
+        return spent
+
+    def _require_plausible(self, name: str, case: gpu.Case, loss: float) -> None:
+        one_batch = name == "plain"
+        if not gpu.is_plausible(loss, vocabulary=case.vocabulary, one_batch=one_batch):
+            raise ChildError(f"{name} of {case.name}: loss {loss}, so no speed is reported")
+
+    def _record(
+        self,
+        case: gpu.Case,
+        series: dict[str, list[float]],
+        last: dict[str, dict[str, Any]],
+        first: dict[str, float],
+    ) -> None:
+        a = case.architecture
+        matrix, copy = gpu.median(self._matrix), gpu.median(self._copy)
+        flops = flops_a_token(a)
+        narrow = _is_narrow(case)
+        row: dict[str, Any] = {"case": case.label, "target": _short(case.target)}
+        figures: dict[str, Sequence[float] | float] = {}
+        for name, slots in (("plain", 1), ("engine", case.slots)):
+            if not series[name]:
+                continue
+            rates = [slots * a.tokens_per_step / t for t in series[name]]
+            figures |= {
+                f"{name}_tokens_per_second": rates,
+                f"{name}_model_flops_per_second": [rate * flops for rate in rates],
+                f"{name}_share_of_matrix_peak": [rate * flops / matrix for rate in rates],
+                f"{name}_allocated_gib": last[name]["allocated_gib"],
+                f"{name}_reserved_gib": last[name]["reserved_gib"],
+            }
+            rate = gpu.median(rates)
+            row |= {
+                name: _short(rate),
+                f"{name} GiB": f"{last[name]['reserved_gib']:.1f}",
+                f"{name} of peak": f"{rate * flops / matrix:.1%}",
+            }
+            if name == "engine":
+                counted = floor_bytes_a_token(a, engine(a, narrow=narrow))
+                unfused = floor_bytes_a_token(a, one_kernel_an_op(a))
+                figures |= {
+                    "engine_counted_bytes_per_token": counted,
+                    "unfused_counted_bytes_per_token": unfused,
+                    "engine_share_of_copy_bandwidth": [r * counted / copy for r in rates],
+                }
+                row |= {
+                    "counted kB/token": f"{counted / 1e3:.1f} ({unfused / 1e3:.1f} unfused)",
+                    "of copy": f"{rate * counted / copy:.0%}",
+                }
+        if series["plain"] and series["engine"]:
+            ratio = case.slots * gpu.median(series["plain"]) / gpu.median(series["engine"])
+            figures["engine_over_plain"] = ratio
+            row["ratio"] = f"{ratio:.2f}"
+        for cache, seconds in first.items():
+            figures[f"seconds_to_first_step_{cache}"] = seconds
+            row[f"first step {cache} s"] = f"{seconds:.1f}"
+        self._rows.append(row)
+        self._results.record(case.label, **figures)
+
+    def _print(self) -> None:
+        self._results.say(
+            f"\nmatrix peak {gpu.median(self._matrix) / 1e12:.0f} TFLOP/s, "
+            f"device copy {gpu.median(self._copy) / 1e12:.2f} TB/s"
+        )
+        if self._rows:
+            # A case may lack what another has.
+            names = {name: None for row in self._rows for name in row}
+            rows = [{name: row.get(name, "–") for name in names} for row in self._rows]
+            self._results.say(gpu.table(rows))
+
+
+def _is_narrow(case: gpu.Case) -> bool:
+    """Whether the engine takes the products with norms and activations inside for this shape."""
+    if not torch.cuda.is_available():
+        return False
+    from wesar_sweep.kernels.fused import linear
+
+    a = case.architecture
+    return bool(linear.supported(a.width, a.ffn_width, torch.bfloat16))
+
+
+def _short(rate: float) -> str:
+    return f"{rate / 1e6:.2f} M"
+
+
+def main() -> int:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], help="a case by the start of its name; repeatable"
+    )
+    parser.add_argument("--no-baseline", action="store_true", help="leave plain torch out")
+    parser.add_argument(
+        "--no-cold-start", action="store_true", help="leave out the start with an empty cache"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="print the kernels of one step by their time"
+    )
+    parser.add_argument("--method", default="wesar", help="a method, or mixed: all ten in turn")
+    parser.add_argument("--precision", default="bf16", choices=("bf16", "tf32", "fp32"))
+    parser.add_argument("--compile-mode", default="default", choices=plain_step.COMPILE_MODES)
+    parser.add_argument(
+        "--slots", type=int, help="K instead of the cases' own (one model of 130M stays alone)"
+    )
+    parser.add_argument("--seconds", type=float, default=TURN_S, help="of measuring, a turn")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    gpu.common_arguments(parser)
+    arguments = parser.parse_args()
+    if arguments.child:
+        child_main(json.loads(arguments.child))
+        return 0
+    results, device = gpu.begin("gpu_engine", arguments)
+    cases = gpu.chosen(gpu.CASES, arguments.only)
+    if arguments.check:
+        cases, arguments.seconds, arguments.compile_mode = [gpu.TINY], 0.1, "none"
+    elif arguments.slots:
+        from dataclasses import replace
+
+        cases = [c if c.slots == 1 else replace(c, slots=arguments.slots) for c in cases]
+    Table(arguments, results, device).measure(cases)
+    return results.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

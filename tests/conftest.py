@@ -1,0 +1,7 @@
+"""Without a GPU, Triton's kernels run in its interpreter: to be set before anything imports them."""
+
+import os
+import shutil
+
+if shutil.which("nvidia-smi") is None:
+    os.environ.setdefault("TRITON_INTERPRET", "1")

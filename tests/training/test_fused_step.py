@@ -1,0 +1,67 @@
+"""The fused step against the reference step: the same losses, gradients, updates and probes."""
+
+import pytest
+import torch
+
+from wesar_sweep.training.stack import Stack, StackTraits
+
+METHODS = (
+    "he", "small", "xavier", "gpt2", "wesar", "weight_norm", "sigma_reparam", "residual_scaling",
+    "scaled_embed", "embed_norm",
+)  # fmt: skip
+
+SHAPES = [
+    {},
+    {"ffn": "swiglu", "width": 12},
+    {"tied": True},
+    {"qk_norm": True},
+    {"position": "none"},
+    {"ffn": "swiglu", "tied": True, "qk_norm": True, "depth": 1, "ffn_width": 20},
+    {"width": 32, "heads": 2, "context": 16},
+]
+
+
+@pytest.fixture
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def make(study, runs, text, device, **options):
+    traits = StackTraits.of(study, methods=METHODS)
+    stack = Stack(
+        runs[0].architecture, slots=len(runs), traits=traits, train_S=text.to(device), **options
+    )
+    for slot, run in enumerate(runs):
+        stack.load(slot, run)
+    return stack
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equals_the_reference_step(study_of, runs_of, text, device, shape):
+    """Float32, every method in one stack: losses, norms and each probe over three steps."""
+    study = study_of(model=shape, training={"z_loss": 1e-3, "clip": 0.5, "weight_decay": 0.1})
+    runs = runs_of(study, *({"method": name, "seed": n} for n, name in enumerate(METHODS)))
+    plain = make(study, runs, text, device, fused=False)
+    fused = make(study, runs, text, device, fused=True, capture=False)
+    expected = plain.train(3, probe_at=(0, 2)).read()
+    got = fused.train(3, probe_at=(0, 2)).read()
+    for mine, theirs in zip(got[:2], expected[:2], strict=True):
+        # Float32 through two layers and three updates, sums in another order, GELU to 5e-7.
+        torch.testing.assert_close(
+            torch.from_numpy(mine), torch.from_numpy(theirs), rtol=2e-4, atol=2e-5
+        )
+    assert got[2].keys() == expected[2].keys() == {0, 2}
+    for step in (0, 2):
+        for name, value in expected[2][step].items():
+            torch.testing.assert_close(
+                torch.from_numpy(got[2][step][name]),
+                torch.from_numpy(value),
+                rtol=5e-3,
+                atol=1e-5,
+                msg=lambda text, name=name, step=step: f"{name} at {step}: {text}",
+            )
+    window = text[: 4 * (study.model.context + 1)].long().view(4, -1).to(device)
+    slots = [3, 0, 7]
+    assert fused.evaluate(slots, window) == pytest.approx(
+        plain.evaluate(slots, window), abs=2e-4
+    )

@@ -1,0 +1,2 @@
+def use_fused(*a): return False
+forward = backward = None

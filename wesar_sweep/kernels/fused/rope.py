@@ -1,0 +1,196 @@
+"""Rotary positions on the queries and keys of packed rows, after RMSNorm of each head where asked.
+
+    (l, r) -> (l cos − r sin, r cos + l sin) for the halves l, r of a head, at t = row mod context
+
+(Su et al. 2021; head norms: Henry et al. 2020.) Bytes a row of D: reads 4 D, writes 4 D; the
+backward pass as much, and 4 D more with norms, against 20 D and more of slices, products and a
+concatenation.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from wesar_sweep.kernels.fused.rms_norm import sum_partials
+from wesar_sweep.kernels.rms_norm import EPS
+
+_VALUES = 2048
+"""Pairs that a program turns at once."""
+_LOOPS = 8
+"""How often in the backward pass: fewer partial sums of the gains' gradients."""
+
+
+def forward(
+    qkv_KMX: Tensor,
+    cos_TE: Tensor | None,
+    sin_TE: Tensor | None,
+    *,
+    heads: int,
+    head_width: int,
+    context: int,
+    gain_K2E: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Normalise and rotate.
+
+    Args:
+        qkv_KMX: [K, M, 3·D], contiguous: heads of queries, of keys, of values.
+        cos_TE: From `kernels.rope.tables`, float32 [T, E/2]; None rotates nothing.
+        sin_TE: As cos_TE.
+        heads: H.
+        head_width: E, even.
+        context: T; row m of a run stands at position m mod T.
+        gain_K2E: Gains of the query and the key norm, [K, 2, E], any stride over K; None: no norm.
+
+    Returns:
+        (queries and keys [K, M, 2·D]; float32 [K, M, 2·H] of 1/√(mean + ε), or None).
+    """
+    K, M, _ = qkv_KMX.shape
+    qk_KMY = qkv_KMX.new_empty(K, M, 2 * heads * head_width)
+    rstd_KMH = None
+    if gain_K2E is not None:
+        rstd_KMH = torch.empty(K, M, 2 * heads, dtype=torch.float32, device=qkv_KMX.device)
+    half = head_width // 2
+    width = triton.next_power_of_2(half)
+    rows = max(1, _VALUES // width)
+    blocks = triton.cdiv(M * 2 * heads, rows)
+    _forward[(K * blocks,)](
+        qkv_KMX, qk_KMY, rstd_KMH, cos_TE, sin_TE, gain_K2E,
+        M, heads, context, blocks, half, 0 if gain_K2E is None else gain_K2E.stride(0), EPS,
+        ROTATE=cos_TE is not None, NORM=gain_K2E is not None,
+        ROWS=rows, WIDTH=width, num_warps=4,
+    )  # fmt: skip
+    return qk_KMY, rstd_KMH
+
+
+def backward(
+    dqk_KMY: Tensor,
+    qkv_KMX: Tensor,
+    cos_TE: Tensor | None,
+    sin_TE: Tensor | None,
+    rstd_KMH: Tensor | None,
+    gain_K2E: Tensor | None,
+    *,
+    heads: int,
+    head_width: int,
+    context: int,
+    out: Tensor,
+) -> Tensor | None:
+    """Gradients of queries and keys, into the first 2·D columns of `out`.
+
+    Args:
+        dqk_KMY: Gradient of what `forward` gave, [K, M, 2·D], contiguous or the first columns of
+            rows as long as `out`'s; it may be `out`'s own memory.
+        qkv_KMX: As in `forward`.
+        cos_TE: As in `forward`.
+        sin_TE: As in `forward`.
+        rstd_KMH: From `forward`.
+        gain_K2E: As in `forward`.
+        heads: H.
+        head_width: E.
+        context: T.
+        out: [K, M, 3·D]; the columns of the values are left alone.
+
+    Returns:
+        float32 [K, 2, E], the gains' gradient, or None without norms.
+    """
+    K, M, _ = qkv_KMX.shape
+    half = head_width // 2
+    width = triton.next_power_of_2(half)
+    rows = max(1, _VALUES // width)
+    # Queries and keys have a gain each, so a program works on rows of one kind.
+    blocks = triton.cdiv(M * heads, rows * _LOOPS)
+    partial = None
+    if gain_K2E is not None:
+        partial = torch.empty(K * 2, blocks, 2 * half, dtype=torch.float32, device=out.device)
+    _backward[(K * 2 * blocks,)](
+        dqk_KMY, qkv_KMX, out, rstd_KMH, cos_TE, sin_TE, gain_K2E, partial,
+        M, heads, context, blocks, half, dqk_KMY.stride(1),
+        0 if gain_K2E is None else gain_K2E.stride(0),
+        ROTATE=cos_TE is not None, NORM=gain_K2E is not None,
+        ROWS=rows, LOOPS=_LOOPS, WIDTH=width, num_warps=4,
+    )  # fmt: skip
+    return None if partial is None else sum_partials(partial).view(K, 2, head_width)
+
+
+@triton.jit
+def _forward(
+    qkv, qk, rstd, cos, sin, gain, M, H, T, blocks, half, gain_stride, eps,
+    ROTATE: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    run = (tl.program_id(0) // blocks).to(tl.int64)
+    n = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
+    row, head = n // (2 * H), n % (2 * H)
+    e = tl.arange(0, WIDTH)
+    mask = (row < M)[:, None] & (e < half)[None, :]
+    source = run * M * 6 * H * half + (row * 6 * H + 2 * head)[:, None] * half + e[None, :]
+    left_in = tl.load(qkv + source, mask=mask, other=0.0)
+    left = left_in.to(tl.float32)
+    right = tl.load(qkv + source + half, mask=mask, other=0.0).to(tl.float32)
+    if NORM:
+        squares = tl.sum(left * left, axis=1) + tl.sum(right * right, axis=1)
+        r = 1.0 / tl.sqrt(squares / (2 * half) + eps)
+        tl.store(rstd + run * M * 2 * H + n, r, mask=row < M)
+        g = gain + run * gain_stride + (head // H)[:, None] * 2 * half + e[None, :]
+        left = left * r[:, None] * tl.load(g, mask=mask, other=0.0).to(tl.float32)
+        right = right * r[:, None] * tl.load(g + half, mask=mask, other=0.0).to(tl.float32)
+    if ROTATE:
+        angle = (row % T)[:, None] * half + e[None, :]
+        c = tl.load(cos + angle, mask=mask, other=0.0)
+        s = tl.load(sin + angle, mask=mask, other=0.0)
+        left, right = left * c - right * s, right * c + left * s
+    place = run * M * 4 * H * half + (row * 4 * H + 2 * head)[:, None] * half + e[None, :]
+    tl.store(qk + place, left.to(left_in.dtype), mask=mask)
+    tl.store(qk + place + half, right.to(left_in.dtype), mask=mask)
+
+
+@triton.jit
+def _backward(
+    dqk, qkv, out, rstd, cos, sin, gain, partial, M, H, T, blocks, half, d_stride, gain_stride,
+    ROTATE: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, LOOPS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):  # fmt: skip
+    run = (tl.program_id(0) // (2 * blocks)).to(tl.int64)
+    kind = (tl.program_id(0) // blocks) % 2
+    block = tl.program_id(0) % blocks
+    e = tl.arange(0, WIDTH)
+    if NORM:
+        g = gain + run * gain_stride + kind * 2 * half + e
+        g_left = tl.load(g, mask=e < half, other=0.0).to(tl.float32)
+        g_right = tl.load(g + half, mask=e < half, other=0.0).to(tl.float32)
+        dg_left = tl.zeros((WIDTH,), dtype=tl.float32)
+        dg_right = tl.zeros((WIDTH,), dtype=tl.float32)
+    for turn in range(LOOPS):
+        n = (block * LOOPS + turn) * ROWS + tl.arange(0, ROWS)
+        row, head = n // H, kind * H + n % H
+        mask = (row < M)[:, None] & (e < half)[None, :]
+        d_place = (run * M + row)[:, None] * d_stride + (2 * head * half)[:, None] + e[None, :]
+        d_in = tl.load(dqk + d_place, mask=mask, other=0.0)
+        d_left = d_in.to(tl.float32)
+        d_right = tl.load(dqk + d_place + half, mask=mask, other=0.0).to(tl.float32)
+        if ROTATE:
+            angle = (row % T)[:, None] * half + e[None, :]
+            c = tl.load(cos + angle, mask=mask, other=0.0)
+            s = tl.load(sin + angle, mask=mask, other=0.0)
+            d_left, d_right = d_left * c + d_right * s, d_right * c - d_left * s
+        place = run * M * 6 * H * half + (row * 6 * H + 2 * head)[:, None] * half + e[None, :]
+        if NORM:
+            r = tl.load(rstd + run * M * 2 * H + row * 2 * H + head, mask=row < M, other=0.0)
+            left = tl.load(qkv + place, mask=mask, other=0.0).to(tl.float32) * r[:, None]
+            right = tl.load(qkv + place + half, mask=mask, other=0.0).to(tl.float32) * r[:, None]
+            dg_left += tl.sum(d_left * left, axis=0)
+            dg_right += tl.sum(d_right * right, axis=0)
+            d_left *= g_left[None, :]
+            d_right *= g_right[None, :]
+            mean = tl.sum(d_left * left, axis=1) + tl.sum(d_right * right, axis=1)
+            mean = mean / (2 * half)
+            d_left = (d_left - left * mean[:, None]) * r[:, None]
+            d_right = (d_right - right * mean[:, None]) * r[:, None]
+        tl.store(out + place, d_left.to(d_in.dtype), mask=mask)
+        tl.store(out + place + half, d_right.to(d_in.dtype), mask=mask)
+    if NORM:
+        first = tl.program_id(0).to(tl.int64) * 2 * half
+        tl.store(partial + first + e, dg_left, mask=e < half)
+        tl.store(partial + first + half + e, dg_right, mask=e < half)

@@ -1,0 +1,435 @@
+"""The decoder's forward and backward pass by hand, over the fused kernels of a GPU.
+
+Computes what `model.decoder` computes through autograd, for K runs at once, and writes the gradient
+of every effective weight straight into a flat row. Two ways through a layer, by its width: where
+`kernels.fused.linear` pays (narrow models, bound by memory traffic) norms, activations and residual
+adds are part of the products; elsewhere the products are cuBLAS's and the rest is one kernel an op.
+Nothing here waits for the GPU or asks a tensor for its value, so a step can be captured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wesar_sweep.config.run import Architecture
+from wesar_sweep.kernels import attention as attention_reference
+from wesar_sweep.kernels import rope as rope_tables
+from wesar_sweep.kernels.fused import (
+    attention,
+    cross_entropy,
+    embedding,
+    feed_forward,
+    library_attention,
+    linear,
+    rms_norm,
+    rope,
+)
+from wesar_sweep.model.decoder import EmbeddingSwitches, Taps
+from wesar_sweep.kernels.rms_norm import EPS
+from wesar_sweep.model.layout import Layout
+
+FULL_LOGITS_VOCABULARY = 4096
+"""Up to this vocabulary a step's logits are kept whole; above, a chunk of rows at a time."""
+
+
+@dataclass(slots=True)
+class _Projected:
+    """What the backward pass needs of a norm and the product after it."""
+
+    x_KMD: Tensor
+    """Residual stream before the norm."""
+    h_KMD: Tensor
+    rstd_KM: Tensor
+
+
+@dataclass(slots=True)
+class _Layer:
+    """What the backward pass needs of one layer."""
+
+    attention: _Projected
+    qkv_KMX: Tensor
+    heads: Tensor | None
+    """Statistics of the query and key norms."""
+    mixed_KMD: Tensor
+    attended: object
+    """What the attention in use keeps for its backward pass."""
+    feed_forward: _Projected
+    u_KMF: Tensor
+
+
+class FusedDecoder:
+    """The passes of one architecture.
+
+    Args:
+        layout: Where each matrix lies in a flat row.
+        device: A GPU (or the CPU under Triton's interpreter, in tests).
+        dtype: Of weights and activations.
+        deterministic: Leave out kernels whose sums have no fixed order.
+    """
+
+    def __init__(
+        self, layout: Layout, *, device: torch.device, dtype: torch.dtype, deterministic: bool
+    ) -> None:
+        a = self._a = layout.architecture
+        self._layout = layout
+        self._narrow = linear.supported(a.width, a.ffn_width, dtype)
+        self._own_attention = attention.use_fused(a.context, a.head_width, dtype)
+        self._deterministic = deterministic
+        self._cos_TE, self._sin_TE = (
+            rope_tables.tables(a.context, a.head_width, device=device)
+            if a.position == "rope"
+            else (None, None)
+        )
+
+    # The residual stream is a pair: x, and a part still to be added by the next norm (or None).
+
+    def _project(
+        self, x_KMD: Tensor, delta_KMD: Tensor | None, gain_KD: Tensor, w_KOD: Tensor
+    ) -> tuple[Tensor, _Projected]:
+        """Norm, then product."""
+        if self._narrow:
+            assert delta_KMD is None
+            y_KMO, h_KMD, rstd_KM = linear.norm_linear(x_KMD, gain_KD, w_KOD)
+        else:
+            x_KMD, h_KMD, rstd_KM = rms_norm.forward(x_KMD, gain_KD, delta_KMD)
+            y_KMO = torch.bmm(h_KMD, w_KOD.transpose(1, 2))
+        return y_KMO, _Projected(x_KMD, h_KMD, rstd_KM)
+
+    def _project_backward(
+        self,
+        dy_KMO: Tensor,
+        w_KOD: Tensor,
+        gain_KD: Tensor,
+        saved: _Projected,
+        dresidual_KMD: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """(gradient of the residual stream before the norm, float32 gradient of the gain)."""
+        if self._narrow:
+            return linear.linear_norm_backward(
+                dy_KMO, w_KOD, saved.x_KMD, saved.rstd_KM, gain_KD, dresidual_KMD
+            )
+        dh_KMD = torch.bmm(dy_KMO, w_KOD)
+        dx_KMD, dgain_KD = rms_norm.backward(
+            dh_KMD, saved.x_KMD, saved.rstd_KM, gain_KD, dresidual_KMD
+        )
+        assert dgain_KD is not None
+        return dx_KMD, dgain_KD
+
+    def _add_product(
+        self, y_KMI: Tensor, w_KDI: Tensor, residual_KMD: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Product onto the residual stream; the sum itself is left to the next norm if wide."""
+        if self._narrow:
+            return linear.linear_add(y_KMI, w_KDI, residual_KMD), None
+        return residual_KMD, torch.bmm(y_KMI, w_KDI.transpose(1, 2))
+
+    def _attend(
+        self, qkv_KMX: Tensor, gain_K2E: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, object, Tensor, Tensor]:
+        """Mixed values, what backward needs, and the queries and keys as they met (for a probe)."""
+        a = self._a
+        shape = {"heads": a.heads, "head_width": a.head_width, "context": a.context}
+        q, k, v = qkv_KMX.split(a.width, dim=2)
+        cos, sin, statistics = self._cos_TE, self._sin_TE, None
+        if gain_K2E is not None or not self._own_attention:
+            qk_KMY = qkv_KMX[..., : 2 * a.width]
+            if gain_K2E is not None or cos is not None:
+                qk_KMY, statistics = rope.forward(qkv_KMX, cos, sin, gain_K2E=gain_K2E, **shape)
+            q, k = qk_KMY.split(a.width, dim=2)
+            cos = sin = None
+        attend = attention.forward if self._own_attention else library_attention.forward
+        y_KMD, kept = attend(q, k, v, cos, sin, **shape)
+        return y_KMD, statistics, (q, k, v, cos, sin, kept), q, k
+
+    def _attend_backward(
+        self, dy_KMD: Tensor, layer: _Layer, gain_K2E: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(packed gradient of queries, keys, values, float32 gradient of the head norms' gains)."""
+        a = self._a
+        shape = {"heads": a.heads, "head_width": a.head_width, "context": a.context}
+        q, k, v, cos, sin, kept = layer.attended  # type: ignore[misc]
+        dqkv_KMX = torch.empty_like(layer.qkv_KMX)
+        attend = attention.backward if self._own_attention else library_attention.backward
+        attend(dy_KMD, q, k, v, layer.mixed_KMD, kept, cos, sin, out=dqkv_KMX, **shape)
+        if gain_K2E is None and (cos is not None or self._cos_TE is None):
+            return dqkv_KMX, None
+        dgain_K2E = rope.backward(
+            dqkv_KMX[..., : 2 * a.width].contiguous(),
+            layer.qkv_KMX,
+            self._cos_TE,
+            self._sin_TE,
+            layer.heads,
+            gain_K2E,
+            out=dqkv_KMX,
+            **shape,
+        )
+        return dqkv_KMX, dgain_K2E
+
+    def _activate(
+        self, u_KMF: Tensor, w_KDF: Tensor, residual_KMD: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Activation and the product down, onto the residual stream."""
+        if self._a.ffn == "swiglu":
+            return self._add_product(feed_forward.swiglu_forward(u_KMF), w_KDF, residual_KMD)
+        if self._narrow:
+            return linear.gelu_linear_add(u_KMF, w_KDF, residual_KMD), None
+        return self._add_product(feed_forward.gelu_forward(u_KMF), w_KDF, residual_KMD)
+
+    def _activate_backward(
+        self, dx_KMD: Tensor, w_KDF: Tensor, u_KMF: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(gradient of what was activated, the activation once more)."""
+        if self._narrow and self._a.ffn == "gelu":
+            return linear.gelu_linear_backward(dx_KMD, w_KDF, u_KMF)
+        da_KMF = torch.bmm(dx_KMD, w_KDF)
+        backward = (
+            feed_forward.swiglu_backward if self._a.ffn == "swiglu" else feed_forward.gelu_backward
+        )
+        du_KMF, a_KMF = backward(da_KMF, u_KMF, with_activation=True)
+        assert a_KMF is not None
+        return du_KMF, a_KMF
+
+    def _views(self, row_KP: Tensor) -> _Views:
+        """Each matrix of a flat row, a layer at a time, as views."""
+        a, layout = self._a, self._layout
+        by_name = {group.name: group.view(row_KP) for group in layout.groups}
+        up = 2 if a.ffn == "swiglu" else 1
+        norm_KND = row_KP[:, layout.norm_gains].unflatten(1, (layout.norms, a.width))
+        heads = None
+        if a.qk_norm:
+            heads = row_KP[:, layout.qk_gains].unflatten(1, (a.depth, 2, a.head_width)).unbind(1)
+        embed_KVD = by_name["embed"].squeeze(1)
+        return _Views(
+            embed_KVD=embed_KVD,
+            qkv=[by_name["qkv"][:, 3 * n : 3 * n + 3].flatten(1, 2) for n in range(a.depth)],
+            o=by_name["o"].unbind(1),
+            up=[by_name["up"][:, up * n : up * n + up].flatten(1, 2) for n in range(a.depth)],
+            down=by_name["down"].unbind(1),
+            predict_KVD=embed_KVD if a.tied else by_name["predict"].squeeze(1),
+            norms=norm_KND.unbind(1),
+            heads=heads,
+        )
+
+    def _embed(
+        self, views: _Views, token_KM: Tensor, switches: EmbeddingSwitches
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Embedding output, and what the backward pass of its norm needs."""
+        x_KMD = embedding.forward(token_KM, views.embed_KVD, switches.scale_K)
+        if switches.normalise_K is None:
+            return x_KMD, None
+        raw_KMD, x_KMD, rstd_KM = rms_norm.forward(x_KMD, None, switch_K=switches.normalise_K)
+        return x_KMD, (raw_KMD, rstd_KM)
+
+    def _layers(
+        self, views: _Views, x_KMD: Tensor, *, keep: list[_Layer] | None, taps: Taps | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The residual stream after all layers, as a pair."""
+        delta_KMD: Tensor | None = None
+        for n in range(self._a.depth):
+            gain_K2E = None if views.heads is None else views.heads[n]
+            qkv_KMX, before = self._project(x_KMD, delta_KMD, views.norms[2 * n], views.qkv[n])
+            if taps is not None and n > 0:
+                taps.residual_rms.append(_rms_of(before.rstd_KM))
+            mixed_KMD, statistics, attended, q_KMD, k_KMD = self._attend(qkv_KMX, gain_K2E)
+            if taps is not None:
+                taps.max_attention_logit.append(self._max_attention_logit(attended))
+            x_KMD, delta_KMD = self._add_product(mixed_KMD, views.o[n], before.x_KMD)
+            u_KMF, middle = self._project(x_KMD, delta_KMD, views.norms[2 * n + 1], views.up[n])
+            x_KMD, delta_KMD = self._activate(u_KMF, views.down[n], middle.x_KMD)
+            if keep is not None:
+                keep.append(
+                    _Layer(before, qkv_KMX, statistics, mixed_KMD, attended, middle, u_KMF)
+                )
+        return x_KMD, delta_KMD
+
+    def loss(
+        self,
+        effective_KP: Tensor,
+        token_KM: Tensor,
+        target_KM: Tensor,
+        *,
+        switches: EmbeddingSwitches,
+    ) -> Tensor:
+        """Mean cross-entropy of each run, nats a token, float32 [K].
+
+        Args:
+            effective_KP: Effective weights, a flat row a run.
+            token_KM: Inputs, [K, sequences · context] integers.
+            target_KM: The tokens after them.
+            switches: What the runs' methods do to the embedding output.
+        """
+        views = self._views(effective_KP)
+        x_KMD, _ = self._embed(views, token_KM, switches)
+        x_KMD, delta_KMD = self._layers(views, x_KMD, keep=None, taps=None)
+        gain_KD = views.norms[-1]
+        if self._a.vocabulary > FULL_LOGITS_VOCABULARY:
+            _, h_KMD, _ = rms_norm.forward(x_KMD, gain_KD, delta_KMD)
+            nll_KM = cross_entropy.linear_loss(h_KMD, views.predict_KVD, target_KM)
+        else:
+            logit_KMV, _ = self._project(x_KMD, delta_KMD, gain_KD, views.predict_KVD)
+            nll_KM = cross_entropy.loss(logit_KMV, target_KM)
+        return cross_entropy.run_mean(nll_KM)
+
+    def loss_and_gradients(
+        self,
+        effective_KP: Tensor,
+        gradient_KQ: Tensor,
+        token_KM: Tensor,
+        target_KM: Tensor,
+        *,
+        switches: EmbeddingSwitches,
+        z_loss_K: Tensor | None,
+        rows: int,
+        add: bool = False,
+        taps: Taps | None = None,
+    ) -> Tensor:
+        """Cross-entropy of each run, and the gradient of its loss (with z-loss) by each weight.
+
+        Args:
+            effective_KP: Effective weights, a flat row a run.
+            gradient_KQ: Takes the gradients, in the places of the weights.
+            token_KM: Inputs.
+            target_KM: The tokens after them.
+            switches: What the runs' methods do to the embedding output.
+            z_loss_K: Weight of the z-loss, float32 [K]; None where no run has one.
+            rows: Tokens of a run's whole step: a micro-batch gives its share of the mean.
+            add: Onto the gradients that are there, as a further micro-batch.
+            taps: Gathers activation probes where given.
+
+        Returns:
+            float32 [K]; of a whole step the mean, nats a token.
+        """
+        a, views = self._a, self._views(effective_KP)
+        row_KQ = gradient_KQ
+        if gradient_KQ.dtype != effective_KP.dtype:
+            row_KQ = torch.empty_like(effective_KP)
+        into = self._views(row_KQ)
+        gain_views = self._views(gradient_KQ)
+        scale = 1 / rows
+        kept: list[_Layer] = []
+
+        x_KMD, embed_norm = self._embed(views, token_KM, switches)
+        x_KMD, delta_KMD = self._layers(views, x_KMD, keep=kept, taps=taps)
+        gain_KD = views.norms[-1]
+        if a.vocabulary > FULL_LOGITS_VOCABULARY:
+            x_KMD, h_KMD, rstd_KM = rms_norm.forward(x_KMD, gain_KD, delta_KMD)
+            nll_KM, _, dh_KMD = cross_entropy.linear_cross_entropy(
+                h_KMD,
+                views.predict_KVD,
+                target_KM,
+                z_loss_K,
+                scale=scale,
+                dw_out_KVD=into.predict_KVD,
+            )
+            dx_KMD, dgain = rms_norm.backward(dh_KMD, x_KMD, rstd_KM, gain_KD)
+        else:
+            logit_KMV, last = self._project(x_KMD, delta_KMD, gain_KD, views.predict_KVD)
+            rstd_KM = last.rstd_KM
+            if taps is not None:
+                taps.max_output_logit.append(logit_KMV.abs().amax(dim=(1, 2)).float())
+            nll_KM, _, dlogit_KMV = cross_entropy.forward_backward(
+                logit_KMV, target_KM, z_loss_K, scale=scale, out=logit_KMV
+            )
+            _product(dlogit_KMV, last.h_KMD, into.predict_KVD)
+            dx_KMD, dgain = self._project_backward(
+                dlogit_KMV, views.predict_KVD, gain_KD, last, None
+            )
+        if taps is not None:
+            taps.residual_rms.append(_rms_of(rstd_KM))
+        assert dgain is not None
+        gains = [(gain_views.norms[-1], dgain)]
+
+        for n in reversed(range(a.depth)):
+            layer = kept.pop()
+            du_KMF, activated_KMF = self._activate_backward(dx_KMD, views.down[n], layer.u_KMF)
+            _product(dx_KMD, activated_KMF, into.down[n])
+            _product(du_KMF, layer.feed_forward.h_KMD, into.up[n])
+            del activated_KMF
+            dx_KMD, dgain = self._project_backward(
+                du_KMF, views.up[n], views.norms[2 * n + 1], layer.feed_forward, dx_KMD
+            )
+            gains.append((gain_views.norms[2 * n + 1], dgain))
+            _product(dx_KMD, layer.mixed_KMD, into.o[n])
+            gain_K2E = None if views.heads is None else views.heads[n]
+            dmixed_KMD = torch.bmm(dx_KMD, views.o[n])
+            dqkv_KMX, dheads = self._attend_backward(dmixed_KMD, layer, gain_K2E)
+            if dheads is not None:
+                assert gain_views.heads is not None
+                gains.append((gain_views.heads[n], dheads))
+            _product(dqkv_KMX, layer.attention.h_KMD, into.qkv[n])
+            dx_KMD, dgain = self._project_backward(
+                dqkv_KMX, views.qkv[n], views.norms[2 * n], layer.attention, dx_KMD
+            )
+            gains.append((gain_views.norms[2 * n], dgain))
+
+        if embed_norm is not None:
+            raw_KMD, rstd_KM = embed_norm
+            dx_KMD, _ = rms_norm.backward(
+                dx_KMD, raw_KMD, rstd_KM, None, switch_K=switches.normalise_K
+            )
+        embedding.backward(
+            dx_KMD,
+            token_KM,
+            vocabulary=a.vocabulary,
+            scale_K=switches.scale_K,
+            out_KVD=into.embed_KVD,
+            accumulate=a.tied,
+        )
+        for place, value in gains:
+            if add:
+                place.add_(value)
+            else:
+                place.copy_(value)
+        if row_KQ is not gradient_KQ:
+            matrices = self._layout.matrix_parameters
+            if add:
+                gradient_KQ[:, :matrices].add_(row_KQ[:, :matrices])
+            else:
+                gradient_KQ[:, :matrices].copy_(row_KQ[:, :matrices])
+        return cross_entropy.run_mean(nll_KM) * (token_KM.shape[1] / rows)
+
+    def _max_attention_logit(self, attended: object) -> Tensor:
+        """Largest attention logit of each run, [K]; a run at a time, for a probe alone."""
+        a = self._a
+        q_KMD, k_KMD, _, cos, sin, _ = attended  # type: ignore[misc]
+        shape = (-1, a.context, a.heads, a.head_width)
+        found = []
+        for q_MD, k_MD in zip(q_KMD, k_KMD, strict=True):
+            q, k = q_MD.reshape(1, *shape), k_MD.reshape(1, *shape)
+            if cos is not None:
+                q = rope_tables.reference(q, cos, sin)
+                k = rope_tables.reference(k, cos, sin)
+            found.append(attention_reference.max_logit(q, k))
+        return torch.cat(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Views:
+    """The matrices and gains of a flat row, a layer at a time."""
+
+    embed_KVD: Tensor
+    qkv: list[Tensor]
+    """[K, 3D, D] each."""
+    o: tuple[Tensor, ...]
+    up: list[Tensor]
+    """[K, F, D] each, or [K, 2F, D] with SwiGLU (up, gate)."""
+    down: tuple[Tensor, ...]
+    predict_KVD: Tensor
+    norms: tuple[Tensor, ...]
+    """[K, D] each, in the order of use."""
+    heads: tuple[Tensor, ...] | None
+    """[K, 2, E] a layer, for queries and keys."""
+
+
+def _product(dy_KMO: Tensor, x_KMI: Tensor, out_KOI: Tensor) -> None:
+    """The gradient of a weight, dyᵀ x, into its place."""
+    torch.bmm(dy_KMO.transpose(1, 2), x_KMI, out=out_KOI)
+
+
+def _rms_of(rstd_KM: Tensor) -> Tensor:
+    """Root mean square of each run's rows [K], from what their norm has computed."""
+    mean_KM = rstd_KM.float().square().reciprocal() - EPS
+    return mean_KM.mean(dim=1).clamp(min=0).sqrt()

@@ -1,0 +1,232 @@
+"""The stacked step on a GPU: fused kernels, captured once as a CUDA graph and replayed.
+
+All that differs between runs is a tensor, so one graph serves every run that ever enters the stack.
+Losses and gradient norms go into a history on the device; the host copies it behind a block of steps
+and reads it when it wants, while the next block runs. Steps that are probed have a graph of their
+own in the same pool of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from wesar_sweep.config.study import Precision
+from wesar_sweep.kernels.fused import data_order, optimizer
+from wesar_sweep.model.decoder import EmbeddingSwitches, Taps
+from wesar_sweep.model.fused_decoder import FusedDecoder
+from wesar_sweep.model.layout import Layout
+from wesar_sweep.training.parameters import zero_rows
+
+if TYPE_CHECKING:
+    from wesar_sweep.training.stack import Block, Stack
+
+
+class FusedStep:
+    """Advances the runs of a stack; holds no state of theirs.
+
+    Args:
+        stack: Whose parameters, moments and slot table it updates in place.
+        train_S: Training tokens on the device.
+        precision: Of activations and matrix products.
+        deterministic: Only kernels that repeat themselves bit for bit.
+        capture: Replay a captured graph; else launch each kernel (the same ones).
+        micro_batches: Parts of a step's sequences, one after another.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        *,
+        train_S: Tensor,
+        precision: Precision,
+        deterministic: bool,
+        capture: bool,
+        micro_batches: int,
+    ) -> None:
+        a = stack.architecture
+        assert a.batch % micro_batches == 0, (a.batch, micro_batches)
+        self._stack, self._train_S, self._capture = stack, train_S, capture
+        self._sequences = a.batch // micro_batches
+        self._micro_batches = micro_batches
+        self._decoder = FusedDecoder(
+            stack.rows.layout,
+            device=stack.device,
+            dtype=stack.rows.effective_KP.dtype,
+            deterministic=deterministic,
+        )
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        """Take the stack's tensors as they are now: at the start, and after it has shrunk."""
+        from wesar_sweep.training.stack import MOST_STEPS
+
+        stack = self._stack
+        self._step_graph: torch.cuda.CUDAGraph | None = None
+        self._probe_graph: torch.cuda.CUDAGraph | None = None
+        self._probes: dict[str, Tensor] = {}
+        self._pool: object = None
+        self._gradient_KQ = zero_rows(
+            stack.slots,
+            stack.rows.layout.effective_size,
+            device=stack.device,
+            dtype=stack.rows.effective_KP.dtype if self._micro_batches == 1 else torch.float32,
+        )
+        self._history_S2K = torch.zeros(MOST_STEPS, 2, stack.slots, device=stack.device)
+        self._cursor = torch.zeros(1, dtype=torch.int64, device=stack.device)
+        self._places = _places(stack.rows.layout)
+        pinned = stack.device.type == "cuda"
+        self._host = [
+            torch.zeros(MOST_STEPS, 2, stack.slots, pin_memory=pinned) for _ in range(2)
+        ]
+        self._turn = 0
+
+    def train(self, steps: int, *, probed: Sequence[int]) -> Block:
+        """See `Stack.train`."""
+        from wesar_sweep.training.stack import Block, StepRecord
+
+        self._cursor.zero_()
+        records = []
+        for offset in range(steps):
+            probes = self._advance(probe=offset in probed)
+            if offset in probed:
+                records.append(
+                    StepRecord(self._history_S2K[offset, 0], self._history_S2K[offset, 1], probes)
+                )
+        self._turn = 1 - self._turn
+        host = self._host[self._turn]
+        host.copy_(self._history_S2K, non_blocking=True)
+        ready = None
+        if self._stack.device.type == "cuda":
+            ready = torch.cuda.Event()
+            ready.record()
+        return Block(steps, records, list(probed), host, ready)
+
+    def _advance(self, *, probe: bool) -> dict[str, Tensor] | None:
+        """One step; the probes of a captured step are copied, since the next one overwrites them."""
+        if not self._capture:
+            return self._update(probe=probe)
+        if (self._probe_graph if probe else self._step_graph) is None:
+            self._capture_graph(probe=probe)
+        if not probe:
+            assert self._step_graph is not None
+            self._step_graph.replay()
+            return None
+        assert self._probe_graph is not None
+        self._probe_graph.replay()
+        return {name: value.clone() for name, value in self._probes.items()}
+
+    def _capture_graph(self, *, probe: bool) -> None:
+        """Record a step without running it: kernels must have been compiled and run before."""
+        graph = torch.cuda.CUDAGraph()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(graph, pool=self._pool):
+            probes = self._update(probe=probe)
+        if probe:
+            assert probes is not None
+            self._probe_graph, self._probes = graph, probes
+        else:
+            self._step_graph = graph
+
+    def warm_up(self) -> None:
+        """Compile and run every kernel once, probes included; the state of the runs is spoilt."""
+        self._cursor.zero_()
+        self._update(probe=True)
+        self._cursor.zero_()
+
+    @torch.no_grad()
+    def _update(self, *, probe: bool) -> dict[str, Tensor] | None:
+        """One update of every slot."""
+        stack, rows, table = self._stack, self._stack.rows, self._stack.table
+        a = stack.architecture
+        taps = Taps() if probe else None
+        traits = stack.traits
+        switches = table.switches(scale=traits.scaled_embed, normalise=traits.embed_norm)
+        z_loss_K = table.z_loss_K if traits.z_loss else None
+        nll_K: Tensor | None = None
+        for part in range(self._micro_batches):
+            token_KM, target_KM = data_order.gather(
+                self._train_S,
+                table.seed_K,
+                table.step_K,
+                batch=a.batch,
+                context=a.context,
+                sequences=(part * self._sequences, self._sequences),
+            )
+            part_K = self._decoder.loss_and_gradients(
+                rows.effective_KP,
+                self._gradient_KQ,
+                token_KM,
+                target_KM,
+                switches=switches,
+                z_loss_K=z_loss_K,
+                rows=a.tokens_per_step,
+                add=part > 0,
+                taps=taps if part == 0 else None,
+            )
+            nll_K = part_K if nll_K is None else nll_K + part_K
+        assert nll_K is not None
+        effective_norm = rows.matrix_norms(rows.effective_KP) if probe else None
+        gate_KM = rows.gates_KM() if probe else None
+        update = optimizer.update(
+            rows.parameter_KP,
+            stack.first_KP,
+            stack.second_KP,
+            self._gradient_KQ,
+            rows.effective_KP,
+            adamw=table.adamw(),
+            places=self._places,
+            forms=optimizer.Forms(rows.form_KM, rows.gate_trains_KM, rows.left, rows.right),
+        )
+        table.advance()
+        record_2K = torch.stack((nll_K, update.grad_norm_K))
+        self._history_S2K.index_copy_(0, self._cursor, record_2K.unsqueeze(0))
+        self._cursor.add_(1)
+        if taps is None:
+            return None
+        assert effective_norm is not None and gate_KM is not None
+        return {
+            "weight_norm": update.weight_norm_KM,
+            "effective_norm": effective_norm,
+            "gate": gate_KM,
+            "gradient_norm": update.gradient_norm_KM,
+            "update_ratio": optimizer.change_norm(update, self._places) / update.weight_norm_KM,
+            **taps.probes(),
+        }
+
+    @torch.no_grad()
+    def evaluate(
+        self, effective_KP: Tensor, window_ST: Tensor, *, switches: EmbeddingSwitches
+    ) -> list[float]:
+        """See `Stack.evaluate`."""
+        a, runs = self._stack.architecture, len(effective_KP)
+        total_K = torch.zeros(runs, dtype=torch.float64, device=effective_KP.device)
+        for window_BT in window_ST.split(self._sequences):
+            window_KBT = window_BT.expand(runs, -1, -1)
+            token_KM = window_KBT[..., :-1].flatten(1).int()
+            target_KM = window_KBT[..., 1:].flatten(1).int()
+            nll_K = self._decoder.loss(effective_KP, token_KM, target_KM, switches=switches)
+            total_K += nll_K.double() * len(window_BT)
+        assert a.context == window_ST.shape[1] - 1
+        return [float(x) for x in (total_K / len(window_ST)).tolist()]
+
+
+def _places(layout: Layout) -> optimizer.Places:
+    """The layout as the optimizer's kernels take it."""
+    groups = []
+    row = 0
+    for g in layout.groups:
+        groups.append(
+            optimizer.Group(g.name, g.start, g.count, g.outputs, g.inputs, g.first_matrix, row)
+        )
+        row += g.count * g.outputs
+    row_gains = None
+    if layout.with_row_gains:
+        row_gains = slice(layout.row_gains(layout.groups[0]).start, layout.size)
+    return optimizer.Places(
+        tuple(groups), slice(layout.norm_gains.start, layout.effective_size), layout.gates, row_gains
+    )
