@@ -28,7 +28,7 @@ CONSTRAINTS := $(if $(HAS_GPU),,-c constraints-cpu.txt)
 # Two test processes on two cores: more threads each would only be in each other's way.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help run test bench lint format test-lowest dist clean
+.PHONY: help run test bench bench-gpu lint format test-lowest dist clean
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' \
@@ -49,9 +49,16 @@ format: $(VENV)/.installed-dev ## Put the source into the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed ## Measure the engine against plain torch; rows go to results/benchmarks.csv
-	@set -e; for script in benchmarks/*.py; do \
-	    echo "$(BIN)/python $$script"; $(BIN)/python "$$script"; done
+bench: $(VENV)/.installed ## Measure the engine on this CPU against plain torch; rows go to results/benchmarks.csv
+	$(BIN)/python benchmarks/cpu_engine.py
+
+# The most important first; what fails in one script does not keep the others from running.
+bench-gpu: $(VENV)/.installed ## The same on this GPU, with every kernel, each method's cost and the slots' occupancy
+	@failed=; for script in gpu_engine gpu_kernels gpu_overhead gpu_occupancy; do \
+	    echo "$(BIN)/python benchmarks/$$script.py $(ARGS)"; \
+	    $(BIN)/python benchmarks/$$script.py $(ARGS) || failed="$$failed $$script"; done; \
+	$(BIN)/python benchmarks/chart.py; \
+	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 # torch is left at the constraints' version where there is no GPU: its older builds for CPUs are on
 # few package indexes. Its lower bound is the version that the GPU machines carry.

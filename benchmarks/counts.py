@@ -99,8 +99,10 @@ def engine(a: Architecture, *, narrow: bool) -> Traffic:
     D, F, V = a.width, a.ffn_width, a.vocabulary
     U = 2 * F if a.ffn == "swiglu" else F
     layer: dict[str, float] = {
-        "attention, rotating": 4 * D,
+        "rope": 4 * D,
+        "attention": 4 * D,
         "attention backward": 8 * D,
+        "rope backward": 4 * D,
         "o backward": 2 * 2 * D,
         "gradients of qkv, up, down": (3 * D + D) + (U + D) + (D + F),
     }

@@ -142,6 +142,7 @@ def make_stack(
         precision=precision if on_gpu else "fp32",  # type: ignore[arg-type]
         fused=fused and on_gpu,
     )
+    stack.warm_up()
     for slot in range(case.slots):
         stack.load(slot, case.run(slot, methods[slot % len(methods)]))
     return stack
@@ -315,6 +316,10 @@ class Results:
     def say(self, text: str = "") -> None:
         """Print, and append to the benchmark's text file."""
         print(text, flush=True)
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """Append to the benchmark's text file alone; without one it is lost."""
         if self._out is not None:
             with (self._out / f"{self.benchmark}.txt").open("a") as file:
                 print(text, file=file)
@@ -330,14 +335,14 @@ class Results:
             )
             for figure, values in figures.items()
         ]
-        append(rows, device=self._device, files=self._files)
+        append(rows, device=self._device, files=self._files, say=self.note)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """A part whose failure is said and does not end the others."""
         try:
             yield
-        # Whatever a driver, a compiler or another process can do; the rest is measured all the same.
+        # Whatever a driver, a compiler or another process can do: the rest is still measured.
         except Exception as error:
             self.failures.append(name)
             self.say(f"FAILED {name}: {type(error).__name__}: {str(error)[-1500:]}")
@@ -393,9 +398,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Columns in line, as the keys of the first row; a row may lack some."""
     names = list(rows[0])
     text = [[str(row.get(name, "")) for name in names] for row in rows]
-    widths = [
-        max(len(name), *(len(line[i]) for line in text)) for i, name in enumerate(names)
-    ]
+    widths = [max(len(name), *(len(line[i]) for line in text)) for i, name in enumerate(names)]
     lines = [names, *text]
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))

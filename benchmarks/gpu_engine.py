@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -38,11 +38,16 @@ from counts import (  # noqa: E402
     one_kernel_an_op,
 )
 
+from wesar_sweep.config.methods import BUILT_IN_METHODS  # noqa: E402
+
 PATIENCE_S = 300.0
 """For one answer of a child; a compilation is the longest."""
 
 CACHES = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH")
 """Where compiled kernels are kept between processes."""
+
+BUDGET_S = 230.0
+"""After so long no further case is begun; one takes half a minute."""
 
 TURN_S = 1.5
 """Of measuring, for each of two that take turns."""
@@ -62,7 +67,7 @@ class Child:
 
     def __init__(self, task: dict[str, Any], *, environment: dict[str, str] | None = None) -> None:
         self.task = task
-        self._errors = tempfile.TemporaryFile(mode="w+")
+        self._errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 (closed by end)
         self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.started_at = time.time()
         self._process = subprocess.Popen(
@@ -102,21 +107,17 @@ class Child:
     def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
         """Tell it to do something, and wait for what comes of it."""
         assert self._process.stdin is not None
-        try:
+        # If it is dead, what it left to say is read below.
+        with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"verb": verb, **arguments}) + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # It is dead; what it left to say is read below.
         return self.expect(verb)
 
     def end(self) -> None:
         """Let it go, and wait until its memory is free."""
         if self._process.stdin is not None and not self._process.stdin.closed:
-            with_pipe = self._process.stdin
-            try:
-                with_pipe.close()
-            except BrokenPipeError:
-                pass
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
         try:
             self._process.wait(timeout=30)
         except subprocess.TimeoutExpired:
@@ -157,9 +158,7 @@ def child_main(task: dict[str, Any]) -> None:
         _serve_plain(case, task, device=device)
         return
     torch.manual_seed(0)
-    stack = gpu.make_stack(
-        case, method=task["method"], device=device, precision=task["precision"]
-    )
+    stack = gpu.make_stack(case, method=task["method"], device=device, precision=task["precision"])
     _synchronize(device)
     marks["stack and runs"] = time.time()
     trainer = gpu.Trainer(stack)
@@ -185,9 +184,7 @@ def child_main(task: dict[str, Any]) -> None:
 
 
 def _serve_plain(case: gpu.Case, task: dict[str, Any], *, device: torch.device) -> None:
-    step = plain_step.PlainStep(
-        case.architecture, device=device, compile_mode=task["compile_mode"]
-    )
+    step = plain_step.PlainStep(case.architecture, device=device, compile_mode=task["compile_mode"])
     step.advance(1)
     _synchronize(device)
     _tell("first_step", marks={"process": STARTED, "first step": time.time()}, loss=step.loss())
@@ -247,7 +244,8 @@ def profile_text(step: Any, *, device: torch.device, top: int = 40) -> str:
         _synchronize(device)
     found: dict[str, list[float]] = {}
     for row in trace.key_averages():
-        spent = getattr(row, "self_device_time_total", 0) or row.self_cpu_time_total
+        on_gpu = device.type == "cuda"
+        spent = row.self_device_time_total if on_gpu else row.self_cpu_time_total
         if spent > 0:
             found[row.key] = [spent, row.count]
     total = sum(spent for spent, _ in found.values())
@@ -285,7 +283,6 @@ class Table:
                         self._task("plain", case, compile_mode=self._arguments.compile_mode)
                     )
             with child(self._task("ceilings")) as ceilings:
-                ceilings.expect("ready")
                 for name in list(plain):
                     with self._results.part(f"baseline of {name}"):
                         marks = plain[name].expect("first_step")["marks"]
@@ -295,10 +292,13 @@ class Table:
                             f"{len(plain)} being compiled at once"
                         )
                         continue
+                    # It failed: its case is measured without it.
                     plain.pop(name).end()
                 self._measure_ceilings(ceilings)
                 for case in cases:
                     with self._results.part(case.name):
+                        if self._results.elapsed_s > self._arguments.budget_s:
+                            raise ChildError("left out, the time is up (--budget-s)")
                         self._measure_case(case, plain.get(case.name))
                     if case.name in plain:
                         plain.pop(case.name).end()
@@ -313,12 +313,13 @@ class Table:
         return {"part": part, "case": described, "device": self._device.type, **more}
 
     def _measure_ceilings(self, ceilings: Child) -> None:
-        found = ceilings.ask("measure")
-        self._matrix += found["matrix"]
-        self._copy += found["copy"]
-        self._results.record(
-            "", copy_bytes_per_second=found["copy"], matrix_flops_per_second=found["matrix"]
-        )
+        with self._results.part("copy bandwidth and matrix peak"):
+            found = ceilings.ask("measure")
+            self._matrix += found["matrix"]
+            self._copy += found["copy"]
+            self._results.record(
+                "", copy_bytes_per_second=found["copy"], matrix_flops_per_second=found["matrix"]
+            )
 
     def _measure_case(self, case: gpu.Case, plain: Child | None) -> None:
         results, task = self._results, self._engine_task(case)
@@ -328,9 +329,10 @@ class Table:
             if self._arguments.no_cold_start:
                 caches = {}
             else:
-                with results.part(f"{case.name} from a cold cache"), child(
-                    task, environment=caches
-                ) as cold:
+                with (
+                    results.part(f"{case.name} from a cold cache"),
+                    child(task, environment=caches) as cold,
+                ):
                     first["cold"] = self._first_step(cold, "cold")
             with child(task, environment=caches) as warm:
                 first["warm"] = self._first_step(warm, "warm" if caches else "own")
@@ -349,7 +351,9 @@ class Table:
                     if self._arguments.profile and process is not None:
                         with results.part(f"profile of {case.name}, {name}"):
                             text = process.ask("profile")["text"]
-                            results.say(f"\n== {name} {case.label}\n{text}\n")
+                            results.note(f"\n== {name} {case.label}\n{text}\n")
+                            top = "\n".join(text.splitlines()[:14])
+                            print(f"\n== {name} {case.label}\n{top}\n", flush=True)
 
     def _engine_task(self, case: gpu.Case) -> dict[str, Any]:
         return self._task(
@@ -398,7 +402,7 @@ class Table:
             rate = gpu.median(rates)
             row |= {
                 name: _short(rate),
-                f"{name} GiB": f"{last[name]['reserved_gib']:.1f}",
+                f"{name} GiB": "{allocated_gib:.1f}/{reserved_gib:.1f}".format_map(last[name]),
                 f"{name} of peak": f"{rate * flops / matrix:.1%}",
             }
             if name == "engine":
@@ -433,6 +437,7 @@ class Table:
             names = {name: None for row in self._rows for name in row}
             rows = [{name: row.get(name, "–") for name in names} for row in self._rows]
             self._results.say(gpu.table(rows))
+            self._results.say("GiB: most allocated / reserved by torch's allocator")
 
 
 def _is_narrow(case: gpu.Case) -> bool:
@@ -464,13 +469,21 @@ def main() -> int:
     parser.add_argument(
         "--profile", action="store_true", help="print the kernels of one step by their time"
     )
-    parser.add_argument("--method", default="wesar", help="a method, or mixed: all ten in turn")
+    parser.add_argument(
+        "--method",
+        default="wesar",
+        choices=[*BUILT_IN_METHODS, "mixed"],
+        help="of all runs; mixed: all ten in turn",
+    )
     parser.add_argument("--precision", default="bf16", choices=("bf16", "tf32", "fp32"))
     parser.add_argument("--compile-mode", default="default", choices=plain_step.COMPILE_MODES)
     parser.add_argument(
         "--slots", type=int, help="K instead of the cases' own (one model of 130M stays alone)"
     )
     parser.add_argument("--seconds", type=float, default=TURN_S, help="of measuring, a turn")
+    parser.add_argument(
+        "--budget-s", type=float, default=BUDGET_S, help="then no further case is begun"
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     gpu.common_arguments(parser)
     arguments = parser.parse_args()

@@ -27,15 +27,18 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Before anything imports a kernel.
 
-import gpu  # noqa: E402
-from contests import CONTESTS, Contest, Work  # noqa: E402
-from torch import Tensor  # noqa: E402
+import gpu
+from contests import CONTESTS, Contest, Work, neighbours, takes
+from torch import Tensor
 
 BUDGET_S = 230.0
 """After so long nothing more is begun."""
 
 MEASURE_MS = 40
 """About how long each call is measured."""
+
+SHOWN = 6
+"""Of a sweep's tiles, the best so many are printed; all stand in the text under --out."""
 
 COMPILED = {"d128 N4", "130M"}
 """Cases whose references are compiled too: a compilation takes longer than all the rest."""
@@ -52,9 +55,7 @@ def times(call: Callable[[], object], *, device: torch.device) -> list[float]:
 
 def leaves_of(inputs: dict[str, Tensor], wrt: Sequence[str]) -> dict[str, Tensor]:
     """The inputs, with those of `wrt` as fresh leaves of autograd."""
-    return {
-        name: x.detach().requires_grad_() if name in wrt else x for name, x in inputs.items()
-    }
+    return {name: x.detach().requires_grad_() if name in wrt else x for name, x in inputs.items()}
 
 
 def gradients(outputs: Sequence[Tensor], wrt: Sequence[Tensor], grads: Sequence[Tensor]) -> Any:
@@ -66,8 +67,9 @@ def gradients(outputs: Sequence[Tensor], wrt: Sequence[Tensor], grads: Sequence[
 
 def relative_error(ours: Tensor, exact: Tensor) -> float:
     """‖ours − exact‖ / ‖exact‖; infinite where ours is not finite."""
-    difference = torch.linalg.vector_norm(ours.float() - exact.float())
-    share = float(difference / torch.linalg.vector_norm(exact.float()).clamp(min=1e-30))
+    ours, exact = ours.detach().float(), exact.detach().float()
+    length = torch.linalg.vector_norm(exact).clamp(min=1e-30)
+    share = float(torch.linalg.vector_norm(ours - exact) / length)
     return share if share == share else float("inf")
 
 
@@ -76,9 +78,7 @@ def output_gradients(contest: Contest, outputs: Sequence[Tensor]) -> list[Tensor
     if contest.joint:
         return [torch.ones_like(y) for y in outputs]
     generator = torch.Generator(outputs[0].device).manual_seed(1)
-    return [
-        torch.randn(y.shape, generator=generator, device=y.device).to(y.dtype) for y in outputs
-    ]
+    return [torch.randn(y.shape, generator=generator, device=y.device).to(y.dtype) for y in outputs]
 
 
 def errors(contest: Contest) -> dict[str, float]:
@@ -148,10 +148,11 @@ class Kernels:
 
     def contest(self, op: str, case: gpu.Case) -> None:
         """Build, gate, measure one op at one shape."""
+        asked = op in self._arguments.op or self._arguments.check
+        if not asked and not takes(op, case, self._dtype):
+            return
         torch.manual_seed(0)
         contest = CONTESTS[op](case, self._device, self._dtype)
-        if contest is None:
-            return
         found = errors(contest)
         worst = max(found, key=lambda name: found[name])
         if found[worst] > contest.tolerance:
@@ -168,7 +169,7 @@ class Kernels:
         outputs = contest.forward()
         grads: list[Tensor] = []
         ours: dict[str, Callable[[], object]] = {
-            "both" if contest.joint else "forward": contest.forward
+            "both" if contest.joint else "forward": contest.timed or contest.forward
         }
         if contest.backward is not None:
             backward = contest.backward
@@ -176,6 +177,9 @@ class Kernels:
             ours["backward"] = lambda: backward(grads)
         del outputs
         measured = {way: {"fused": times(call, device=self._device)} for way, call in ours.items()}
+        for way, call in contest.apart.items():
+            with self._results.part(f"{op} {way} apart, at {case.label}"):
+                measured[way]["apart"] = times(call, device=self._device)
         for name, (function, inputs) in rivals(contest, compiled=compiled).items():
             with self._results.part(f"{name} of {op} at {case.label}"):
                 self._rival(contest, name, function, inputs, grads, measured)
@@ -194,9 +198,11 @@ class Kernels:
         measured: dict[str, dict[str, list[float]]],
     ) -> None:
         """Time another's forward and backward pass into `measured`."""
-        differentiable = [n for n, x in inputs.items() if x.is_floating_point()]
-        leaves = leaves_of(inputs, differentiable if contest.wrt else ())
-        wrt = [leaves[n] for n in differentiable] if contest.wrt else []
+        names: Sequence[str] = contest.wrt
+        if inputs is not contest.inputs:
+            names = [n for n, x in inputs.items() if x.is_floating_point()]
+        leaves = leaves_of(inputs, names)
+        wrt = [leaves[n] for n in names]
         outputs = function(**leaves)
         if contest.joint:
             ones = [torch.ones_like(y) for y in outputs]
@@ -243,7 +249,7 @@ class Kernels:
             "TFLOP/s": f"{work.flops / fused / 1e12:.0f}" if work.flops else "",
             "of ceiling": f"{floor / fused:.0%}",
         }
-        for name in ("eager", "compile", "liger"):
+        for name in ("apart", "eager", "compile", "liger"):
             row[f"{name} x"] = f"{gpu.median(series[name]) / fused:.2f}" if name in series else "–"
         row["liger differs"] = contest.liger_says
         self._rows.append(row)
@@ -252,9 +258,9 @@ class Kernels:
         """Time every tile option of every kernel of the op, compiled in parallel first."""
         contest.forward()
         for kernel, make in contest.tiles.items():
-            options = list(contest.options.get(kernel, ()))
-            if not options:
-                continue
+            options = [None, *neighbours(contest.chosen[kernel], most=self._arguments.most)[1:]]
+            if self._device.type != "cuda":
+                options = options[:3]  # The interpreter is slow.
             calls = [(option, make(option)) for option in options]
             expected = _tensors(calls[0][1]())
 
@@ -268,19 +274,18 @@ class Kernels:
                     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:90]}"
                 return ""
 
-            with ThreadPoolExecutor(8) as pool:
+            # The interpreter knows one thread.
+            with ThreadPoolExecutor(8 if self._device.type == "cuda" else 1) as pool:
                 complaints = list(pool.map(compile_one, [call for _, call in calls]))
             lines: list[tuple[float, str]] = []
             for (option, call), complaint in zip(calls, complaints, strict=True):
-                name = "as chosen" if option is None else str(option)
+                name = f"{option or contest.chosen[kernel]}{'' if option else ', as chosen'}"
                 if complaint:
                     lines.append((float("inf"), f"{name}: {complaint}"))
                     continue
                 try:
-                    off = max(
-                        (relative_error(y, x) for y, x in zip(_tensors(call()), expected)),
-                        default=0.0,
-                    )
+                    found = zip(_tensors(call()), expected, strict=True)
+                    off = max((relative_error(y, x) for y, x in found), default=0.0)
                     spent = gpu.median(times(call, device=self._device))
                 except Exception as error:
                     lines.append((float("inf"), f"{name}: {type(error).__name__}: {error}"[:150]))
@@ -288,13 +293,18 @@ class Kernels:
                 wrong = "" if off <= contest.tolerance else f"  WRONG, off by {off:.1e}"
                 lines.append((spent, f"{spent * 1e6:9.1f} us  {name}{wrong}"))
             self._results.say(f"\n{contest.op} {kernel}, {contest.case.label}")
-            for _, line in sorted(lines, key=lambda pair: pair[0]):
-                self._results.say(f"  {line}")
+            lines.sort(key=lambda pair: pair[0])
+            for place, (_, line) in enumerate(lines):
+                shown = place < SHOWN or "as chosen" in line
+                (self._results.say if shown else self._results.note)(f"  {line}")
 
     def print(self) -> None:
         """The table of what was measured."""
         if self._rows:
-            self._results.say("\n'eager x' and so on: how many times as long as the fused op")
+            self._results.say(
+                "\n'eager x' and so on: how many times as long as the fused op; apart: by one "
+                "kernel of ours or of cuBLAS an op"
+            )
             self._results.say(gpu.table(self._rows))
 
 
@@ -312,9 +322,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--op", action="append", default=[], choices=sorted(CONTESTS))
+    parser.add_argument(
+        "--op",
+        action="append",
+        default=[],
+        choices=sorted(CONTESTS),
+        help="this op, also at shapes where the decoder takes another; repeatable",
+    )
     parser.add_argument("--only", action="append", default=[], help="a case; repeatable")
     parser.add_argument("--sweep", action="store_true", help="try each kernel's tiles")
+    parser.add_argument("--most", type=int, default=40, help="tiles that a sweep tries a kernel")
     parser.add_argument(
         "--compile-all", action="store_true", help="compile the references of every case"
     )

@@ -13,7 +13,7 @@ import platform
 import statistics
 import subprocess
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -26,7 +26,7 @@ COLUMNS = (
     "device", "cores", "python", "torch", "wesar_sweep", "commit",
     "case", "triton", "cuda",
 )  # fmt: skip
-"""New ones are added at the end: older rows are then still true, with nothing in the new columns."""
+"""New ones are added at the end: older rows are then still true, with nothing in the new ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +80,15 @@ def append(
     *,
     device: Device | None = None,
     files: Sequence[Path] = (FILE,),
+    say: Callable[[str], object] = print,
 ) -> None:
-    """Print the medians and append a row for each figure.
+    """Say the medians and append a row for each figure.
 
     Args:
         measurements: What was measured.
         device: On what; None: on this processor.
         files: Where to; each is made, or brought up to the present columns.
+        say: Told the medians, a line each.
     """
     from wesar_sweep.launchers.devices import cpu_cores
 
@@ -113,11 +115,8 @@ def append(
             ]
         )
         case = f" {m.case}" if m.case else ""
-        print(
-            f"{m.benchmark}{case} {m.figure}: {statistics.median(m.values):,.4g} "
-            f"(n {len(m.values)})",
-            flush=True,
-        )
+        median = statistics.median(m.values)
+        say(f"{m.benchmark}{case} {m.figure}: {median:,.4g} (n {len(m.values)})")
     for file in files:
         append_rows(file, rows)
 

@@ -1,7 +1,7 @@
 """The command line: `wesar-sweep COMMAND`. Thin: each command reads its words and calls a room.
 
-Exit codes: 0 done, 1 runs failed or workers could not work, 2 bad input, 130 stopped by Ctrl-C
-(143 by SIGTERM). Progress and messages go to standard error; the result's path comes last on
+Exit codes: 0 done, 1 runs or checks failed or workers could not work, 2 bad input, 130 stopped by
+Ctrl-C (143 by SIGTERM). Progress and messages go to standard error; the result's path comes last on
 standard output.
 """
 
@@ -190,15 +190,50 @@ def plan(
 ) -> None:
     """Say what a study would train: cells, runs, tokens, FLOPs, and an estimate of the time."""
     from wesar_sweep import plan_view
-    from wesar_sweep.config import load_study
+    from wesar_sweep.config import load_study, resolved_precision
+    from wesar_sweep.launchers.placement import plan_workers
 
     study = load_study(file, overrides=set_ or ())
     sweep = _sweep(on, slots=slots, device=device, workers=workers)
+    resolved_precision(study, on_gpu=plan_workers(sweep)[0].device == "cuda")
     facts = plan_view.facts(study, sweep=sweep, probe=probe)
     if as_json:
         print(json.dumps(facts))
     else:
         plan_view.show(facts)
+
+
+@app.command(epilog="Example: wesar-sweep doctor search_spaces/lr_sigma.yaml")
+def doctor(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[STUDY.yaml]", help="A study, whose slots to choose."),
+    ] = None,
+    on: On = None,
+    device: Device = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what this machine is, how fast, and whether it is fit to train; exit code 1 if not."""
+    from wesar_sweep.config import load_study
+
+    study = None if file is None else load_study(file, overrides=set_ or ())
+    if study is None and set_:
+        raise typer.BadParameter("there is no study to change: name its file", param_hint="--set")
+    sweep = _sweep(on, device=device)
+    try:
+        from wesar_sweep import doctor as room
+        from wesar_sweep import doctor_view
+    except (ImportError, OSError) as error:
+        say(f"error: a library does not load: {error}; install it anew by pip, torch above all")
+        raise typer.Exit(1) from None
+    facts = room.examine(study, sweep=sweep, say=lambda text: say(f"{text} …"))
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        doctor_view.show(facts)
+    if not facts["fit"]:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: wesar-sweep schema > study.schema.json")

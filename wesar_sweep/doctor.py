@@ -28,7 +28,7 @@ import torch
 from wesar_sweep.config import resolved_precision
 from wesar_sweep.config.check_space import TooManySettingsError, settings
 from wesar_sweep.config.run import Architecture, make_run
-from wesar_sweep.config.space import grid_cells
+from wesar_sweep.config.space import grid_cells, possible_values
 from wesar_sweep.config.study import Study
 from wesar_sweep.config.sweep import Sweep
 from wesar_sweep.errors import ConfigError
@@ -38,6 +38,7 @@ from wesar_sweep.launchers.devices import cpu_cores, free_memory_gb, visible_gpu
 from wesar_sweep.launchers.placement import plan_workers
 from wesar_sweep.store.provenance import cpu_model
 from wesar_sweep.training import memory
+from wesar_sweep.training.stack import StackTraits
 
 LIBRARIES = ("torch", "triton", "numpy", "optuna", "submitit", "polars", "altair")
 """What training and its report stand on, beside Python."""
@@ -106,7 +107,9 @@ def examine(
 
     Returns:
         ``fit``; ``device`` (None where the one asked for cannot be used); ``machine``; ``versions``
-        (name -> version, None where absent); ``kernels``; ``speed``; ``slots``; ``problems``.
+        (name -> version, None where absent); ``results`` (where they go, and the room there);
+        ``speed``; ``kernels``; on a CPU ``batched_products_independent``; ``slots`` (None without a
+        study); ``problems``.
     """
     found = Findings()
     device = find_device(sweep.device, found)
@@ -224,7 +227,9 @@ def versions(found: Findings, *, device: torch.device | None) -> dict[str, str |
 
 def look_at_disk(found: Findings, *, folder: Path) -> None:
     """Room and permission to write where results go."""
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+    there = next(
+        place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir()
+    )
     free_gb = shutil.disk_usage(there).free / 1e9
     found.facts["results"] = {"path": str(folder.absolute()), "free_gb": free_gb}
     if not os.access(there, os.W_OK):
@@ -245,21 +250,22 @@ def kernels_report(device: torch.device, found: Findings) -> dict[str, Any]:
         return {"used": False, "why": why, "checks": []}
     rows = []
     for one in check.checks():
-        for dtype in (torch.bfloat16, torch.float32):
-            message = None
+        for dtype in one.dtypes(device):
+            allowed = one.tolerances[dtype]
             try:
                 error = one.worst_error(device, dtype)
+                message = None if error < float("inf") else "not finite, or never written"
             # A kernel can fail in any way: in its compiler, its launch, or the device.
             except Exception as exception:
                 error, message = float("inf"), f"{type(exception).__name__}: {exception}"
-            ok = error <= one.tolerance(dtype)
+            ok = error <= allowed
             rows.append(
                 {
                     "op": one.op,
                     "dtype": str(dtype).removeprefix("torch."),
                     # JSON has no infinity.
                     "error": error if error < float("inf") else None,
-                    "tolerance": one.tolerance(dtype),
+                    "tolerance": allowed,
                     "ok": ok,
                     "message": message,
                 }
@@ -349,15 +355,13 @@ def _median_seconds(work: Callable[[], object], device: torch.device) -> float:
         return statistics.median(seconds[1:])
     for _ in range(repeats // 2):
         work()
-    marks = []
-    for _ in range(repeats):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
+    marks = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
+    for before, after in marks:
+        before.record()
         work()
-        end.record()
-        marks.append((start, end))
+        after.record()
     torch.cuda.synchronize(device)
-    return statistics.median(start.elapsed_time(end) for start, end in marks) / 1e3
+    return statistics.median(float(before.elapsed_time(after)) for before, after in marks) / 1e3
 
 
 def slots_report(
@@ -373,37 +377,51 @@ def slots_report(
 
     Returns:
         One mapping an architecture, smallest first; of more than `MOST_ARCHITECTURES` a choice.
+        ``slots`` is 0 where not even one run fits.
+
+    Raises:
+        ConfigError: The device has not the study's precision.
     """
-    on_cpu = device.type == "cpu"
+    precision = resolved_precision(study, on_gpu=device.type == "cuda")
+    methods = [str(name) for name in possible_values(study, "method")]
+    traits = StackTraits.of(study, methods=methods)
     rows = []
-    for a in _some(architectures(study), on_cpu=on_cpu):
-        one_run = memory.bytes_a_run(a, on_cpu=on_cpu)
-        slots = memory.choose_slots(
-            a, device=device, memory_fraction=memory_fraction, workers=workers
-        )
-        free = _free_bytes(device, workers=workers)
-        fits = int(free * memory_fraction) // one_run
-        why = (
-            "one run is the least, though it may not fit"
-            if fits < 1
-            else "as many as fit"
-            if slots >= fits
-            else "more of them would not train faster on one core"
-            if on_cpu
-            else "less than fit by the count: the most that a stack takes"
-        )
+    for a in _some(architectures(study)):
+        try:
+            fit = memory.choose_slots(
+                a,
+                device=device,
+                memory_fraction=memory_fraction,
+                workers=workers,
+                traits=traits,
+                precision=precision,
+            )
+        except torch.OutOfMemoryError:
+            fit = memory.Fit(0, a.batch, 0, 0, 0)
         rows.append(
             {
                 **asdict(a),
-                "slots": slots,
-                "run_gb": one_run / 1e9,
-                "free_gb": free / 1e9,
-                "memory_fraction": memory_fraction,
-                "workers": workers,
-                "why": why,
+                "slots": fit.slots,
+                "micro_batches": fit.micro_batches,
+                "run_gb": fit.bytes_a_run / 1e9,
+                "fixed_gb": fit.bytes_fixed / 1e9,
+                "free_gb": fit.bytes_free / 1e9,
+                "why": _why(fit, on_cpu=device.type == "cpu"),
             }
         )
     return rows
+
+
+def _why(fit: memory.Fit, *, on_cpu: bool) -> str:
+    if fit.slots == 0:
+        return "not even one run fits, a sequence at a time"
+    fits = (fit.bytes_free - fit.bytes_fixed) // max(1, fit.bytes_a_run)
+    parts = f", a step in {fit.micro_batches} parts" if fit.micro_batches > 1 else ""
+    if fits < 1:
+        return f"the least, though it may not fit{parts}"
+    if fit.slots >= fits:
+        return f"as many as fit{parts}"
+    return f"{fits} fit, but {'one core trains more no faster' if on_cpu else 'no more pay'}{parts}"
 
 
 def architectures(study: Study) -> list[Architecture]:
@@ -420,9 +438,9 @@ def architectures(study: Study) -> list[Architecture]:
     return list(dict.fromkeys(run.architecture for run in runs))
 
 
-def _some(found: Sequence[Architecture], *, on_cpu: bool) -> list[Architecture]:
+def _some(found: Sequence[Architecture]) -> list[Architecture]:
     """All, or evenly chosen ones with both ends, by the memory of a run."""
-    ordered = sorted(found, key=lambda a: memory.bytes_a_run(a, on_cpu=on_cpu))
+    ordered = sorted(found, key=memory.counted_bytes_a_run)
     last, most = len(ordered) - 1, MOST_ARCHITECTURES
     if last < most:
         return ordered
@@ -444,22 +462,21 @@ def _slots(
     except TooManySettingsError as error:
         found.trouble(f"{error}: no slots are chosen", do="use fewer values", failed=False)
         return None
-    if sweep.slots is not None:
+    rows = slots_report(study, device, memory_fraction=sweep.memory_fraction, workers=len(workers))
+    if not all(row["slots"] for row in rows):
         found.trouble(
-            f"slots is set to {sweep.slots}, and what follows from memory is not used",
-            do="leave slots out, unless that is meant",
-            failed=False,
+            "some architectures of the study do not fit into this GPU",
+            do="use a smaller width, depth, context or vocabulary, or end what else uses the GPU",
         )
-    rows = slots_report(
-        study, device, memory_fraction=sweep.memory_fraction, workers=len(workers)
-    )
-    return {"study": study.name, "precision": precision, "architectures": count, "rows": rows}
-
-
-def _free_bytes(device: torch.device, *, workers: int) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return int(psutil.virtual_memory().available // workers)
+    return {
+        "study": study.name,
+        "precision": precision,
+        "memory_fraction": sweep.memory_fraction,
+        "workers": len(workers),
+        "architectures": count,
+        "slots_set": sweep.slots,
+        "rows": rows,
+    }
 
 
 def _kind(device: torch.device) -> str:

@@ -25,9 +25,7 @@ def poisoned_empty(monkeypatch):
     def poison(make):
         def made(*args, **kwargs):
             out = make(*args, **kwargs)
-            return out.fill_(
-                torch.nan if out.is_floating_point() else torch.iinfo(out.dtype).max
-            )
+            return out.fill_(torch.nan if out.is_floating_point() else torch.iinfo(out.dtype).max)
 
         return made
 

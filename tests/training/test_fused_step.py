@@ -62,6 +62,4 @@ def test_equals_the_reference_step(study_of, runs_of, text, device, shape):
             )
     window = text[: 4 * (study.model.context + 1)].long().view(4, -1).to(device)
     slots = [3, 0, 7]
-    assert fused.evaluate(slots, window) == pytest.approx(
-        plain.evaluate(slots, window), abs=2e-4
-    )
+    assert fused.evaluate(slots, window) == pytest.approx(plain.evaluate(slots, window), abs=2e-4)

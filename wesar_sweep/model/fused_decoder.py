@@ -10,11 +10,11 @@ Nothing here waits for the GPU or asks a tensor for its value, so a step can be 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
-from wesar_sweep.config.run import Architecture
 from wesar_sweep.kernels import attention as attention_reference
 from wesar_sweep.kernels import rope as rope_tables
 from wesar_sweep.kernels.fused import (
@@ -27,9 +27,12 @@ from wesar_sweep.kernels.fused import (
     rms_norm,
     rope,
 )
-from wesar_sweep.model.decoder import EmbeddingSwitches, Taps
 from wesar_sweep.kernels.rms_norm import EPS
+from wesar_sweep.model.decoder import EmbeddingSwitches, Taps
 from wesar_sweep.model.layout import Layout
+
+PROBE_BYTES = 2**29
+"""Attention logits that a probe makes at a time."""
 
 FULL_LOGITS_VOCABULARY = 4096
 """Up to this vocabulary a step's logits are kept whole; above, a chunk of rows at a time."""
@@ -45,6 +48,28 @@ class _Projected:
     rstd_KM: Tensor
 
 
+class _Heads(TypedDict):
+    """How a row of D is divided, as the ops of attention take it."""
+
+    heads: int
+    head_width: int
+    context: int
+
+
+@dataclass(slots=True)
+class _Attended:
+    """What the backward pass needs of attention."""
+
+    q_KMD: Tensor
+    """Rotated."""
+    k_KMD: Tensor
+    v_KMD: Tensor
+    lse: Tensor | None
+    """Of `fused.attention`."""
+    tape: tuple[Tensor, Tensor, Tensor, Tensor] | None
+    """Of the library's."""
+
+
 @dataclass(slots=True)
 class _Layer:
     """What the backward pass needs of one layer."""
@@ -54,8 +79,7 @@ class _Layer:
     heads: Tensor | None
     """Statistics of the query and key norms."""
     mixed_KMD: Tensor
-    attended: object
-    """What the attention in use keeps for its backward pass."""
+    attended: _Attended
     feed_forward: _Projected
     u_KMF: Tensor
 
@@ -67,22 +91,18 @@ class FusedDecoder:
         layout: Where each matrix lies in a flat row.
         device: A GPU (or the CPU under Triton's interpreter, in tests).
         dtype: Of weights and activations.
-        deterministic: Leave out kernels whose sums have no fixed order.
     """
 
-    def __init__(
-        self, layout: Layout, *, device: torch.device, dtype: torch.dtype, deterministic: bool
-    ) -> None:
+    def __init__(self, layout: Layout, *, device: torch.device, dtype: torch.dtype) -> None:
         a = self._a = layout.architecture
         self._layout = layout
         self._narrow = linear.supported(a.width, a.ffn_width, dtype)
         self._own_attention = attention.use_fused(a.context, a.head_width, dtype)
-        self._deterministic = deterministic
-        self._cos_TE, self._sin_TE = (
-            rope_tables.tables(a.context, a.head_width, device=device)
-            if a.position == "rope"
-            else (None, None)
-        )
+        self._heads = _Heads(heads=a.heads, head_width=a.head_width, context=a.context)
+        self._cos_TE: Tensor | None = None
+        self._sin_TE: Tensor | None = None
+        if a.position == "rope":
+            self._cos_TE, self._sin_TE = rope_tables.tables(a.context, a.head_width, device=device)
 
     # The residual stream is a pair: x, and a part still to be added by the next norm (or None).
 
@@ -128,44 +148,48 @@ class FusedDecoder:
 
     def _attend(
         self, qkv_KMX: Tensor, gain_K2E: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, object, Tensor, Tensor]:
-        """Mixed values, what backward needs, and the queries and keys as they met (for a probe)."""
-        a = self._a
-        shape = {"heads": a.heads, "head_width": a.head_width, "context": a.context}
-        q, k, v = qkv_KMX.split(a.width, dim=2)
-        cos, sin, statistics = self._cos_TE, self._sin_TE, None
-        if gain_K2E is not None or not self._own_attention:
-            qk_KMY = qkv_KMX[..., : 2 * a.width]
-            if gain_K2E is not None or cos is not None:
-                qk_KMY, statistics = rope.forward(qkv_KMX, cos, sin, gain_K2E=gain_K2E, **shape)
-            q, k = qk_KMY.split(a.width, dim=2)
-            cos = sin = None
-        attend = attention.forward if self._own_attention else library_attention.forward
-        y_KMD, kept = attend(q, k, v, cos, sin, **shape)
-        return y_KMD, statistics, (q, k, v, cos, sin, kept), q, k
+    ) -> tuple[Tensor, Tensor | None, _Attended]:
+        """Mixed values, statistics of the head norms, and what the backward pass needs."""
+        qk_KMY, statistics = qkv_KMX[..., : 2 * self._a.width], None
+        if gain_K2E is not None or self._cos_TE is not None:
+            qk_KMY, statistics = rope.forward(
+                qkv_KMX, self._cos_TE, self._sin_TE, gain_K2E=gain_K2E, **self._heads
+            )
+        q_KMD, k_KMD = qk_KMY.chunk(2, dim=2)
+        v_KMD = qkv_KMX.chunk(3, dim=2)[2]
+        if self._own_attention:
+            y_KMD, lse = attention.forward(q_KMD, k_KMD, v_KMD, **self._heads)
+            return y_KMD, statistics, _Attended(q_KMD, k_KMD, v_KMD, lse, None)
+        y_KMD, tape = library_attention.forward(q_KMD, k_KMD, v_KMD, **self._heads)
+        return y_KMD, statistics, _Attended(q_KMD, k_KMD, v_KMD, None, tape)
 
     def _attend_backward(
         self, dy_KMD: Tensor, layer: _Layer, gain_K2E: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """(packed gradient of queries, keys, values, float32 gradient of the head norms' gains)."""
-        a = self._a
-        shape = {"heads": a.heads, "head_width": a.head_width, "context": a.context}
-        q, k, v, cos, sin, kept = layer.attended  # type: ignore[misc]
         dqkv_KMX = torch.empty_like(layer.qkv_KMX)
-        attend = attention.backward if self._own_attention else library_attention.backward
-        attend(dy_KMD, q, k, v, layer.mixed_KMD, kept, cos, sin, out=dqkv_KMX, **shape)
-        if gain_K2E is None and (cos is not None or self._cos_TE is None):
+        into_q, into_k, into_v = dqkv_KMX.chunk(3, dim=2)
+        a = layer.attended
+        turned = gain_K2E is not None or self._cos_TE is not None
+        if a.tape is not None:
+            dq_KMD, dk_KMD, dv_KMD = library_attention.backward(dy_KMD, a.tape, **self._heads)
+            into_v.copy_(dv_KMD)
+            if not turned:
+                into_q.copy_(dq_KMD)
+                into_k.copy_(dk_KMD)
+        else:
+            assert a.lse is not None
+            attention.backward(
+                dy_KMD, a.q_KMD, a.k_KMD, a.v_KMD, layer.mixed_KMD, a.lse, out=dqkv_KMX,
+                **self._heads,
+            )  # fmt: skip
+            dq_KMD, dk_KMD = into_q, into_k
+        if not turned:
             return dqkv_KMX, None
         dgain_K2E = rope.backward(
-            dqkv_KMX[..., : 2 * a.width].contiguous(),
-            layer.qkv_KMX,
-            self._cos_TE,
-            self._sin_TE,
-            layer.heads,
-            gain_K2E,
-            out=dqkv_KMX,
-            **shape,
-        )
+            dq_KMD, dk_KMD, layer.qkv_KMX, self._cos_TE, self._sin_TE, layer.heads, gain_K2E,
+            out=dqkv_KMX, **self._heads,
+        )  # fmt: skip
         return dqkv_KMX, dgain_K2E
 
     def _activate(
@@ -233,16 +257,14 @@ class FusedDecoder:
             qkv_KMX, before = self._project(x_KMD, delta_KMD, views.norms[2 * n], views.qkv[n])
             if taps is not None and n > 0:
                 taps.residual_rms.append(_rms_of(before.rstd_KM))
-            mixed_KMD, statistics, attended, q_KMD, k_KMD = self._attend(qkv_KMX, gain_K2E)
+            mixed_KMD, statistics, attended = self._attend(qkv_KMX, gain_K2E)
             if taps is not None:
                 taps.max_attention_logit.append(self._max_attention_logit(attended))
             x_KMD, delta_KMD = self._add_product(mixed_KMD, views.o[n], before.x_KMD)
             u_KMF, middle = self._project(x_KMD, delta_KMD, views.norms[2 * n + 1], views.up[n])
             x_KMD, delta_KMD = self._activate(u_KMF, views.down[n], middle.x_KMD)
             if keep is not None:
-                keep.append(
-                    _Layer(before, qkv_KMX, statistics, mixed_KMD, attended, middle, u_KMF)
-                )
+                keep.append(_Layer(before, qkv_KMX, statistics, mixed_KMD, attended, middle, u_KMF))
         return x_KMD, delta_KMD
 
     def loss(
@@ -323,6 +345,7 @@ class FusedDecoder:
                 z_loss_K,
                 scale=scale,
                 dw_out_KVD=into.predict_KVD,
+                max_logit=None if taps is None else taps.max_output_logit,
             )
             dx_KMD, dgain = rms_norm.backward(dh_KMD, x_KMD, rstd_KM, gain_KD)
         else:
@@ -391,17 +414,17 @@ class FusedDecoder:
                 gradient_KQ[:, :matrices].copy_(row_KQ[:, :matrices])
         return cross_entropy.run_mean(nll_KM) * (token_KM.shape[1] / rows)
 
-    def _max_attention_logit(self, attended: object) -> Tensor:
-        """Largest attention logit of each run, [K]; a run at a time, for a probe alone."""
+    def _max_attention_logit(self, attended: _Attended) -> Tensor:
+        """Largest attention logit of each run, [K]: some runs at a time, for a probe alone."""
         a = self._a
-        q_KMD, k_KMD, _, cos, sin, _ = attended  # type: ignore[misc]
+        q_KMD, k_KMD = attended.q_KMD, attended.k_KMD
         shape = (-1, a.context, a.heads, a.head_width)
+        logits_bytes = 4 * a.heads * a.context * q_KMD.shape[1]
+        runs = max(1, PROBE_BYTES // logits_bytes)
         found = []
-        for q_MD, k_MD in zip(q_KMD, k_KMD, strict=True):
-            q, k = q_MD.reshape(1, *shape), k_MD.reshape(1, *shape)
-            if cos is not None:
-                q = rope_tables.reference(q, cos, sin)
-                k = rope_tables.reference(k, cos, sin)
+        for q_RMD, k_RMD in zip(q_KMD.split(runs), k_KMD.split(runs), strict=True):
+            q, k = q_RMD.unflatten(2, shape[2:]), k_RMD.unflatten(2, shape[2:])
+            q, k = q.unflatten(1, shape[:2]), k.unflatten(1, shape[:2])
             found.append(attention_reference.max_logit(q, k))
         return torch.cat(found)
 

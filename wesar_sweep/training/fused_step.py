@@ -1,15 +1,16 @@
 """The stacked step on a GPU: fused kernels, captured once as a CUDA graph and replayed.
 
 All that differs between runs is a tensor, so one graph serves every run that ever enters the stack.
-Losses and gradient norms go into a history on the device; the host copies it behind a block of steps
-and reads it when it wants, while the next block runs. Steps that are probed have a graph of their
-own in the same pool of memory.
+Losses and gradient norms go into a history on the device; the host copies it behind a block of
+steps and reads it when it wants, while the next block runs. Steps that are probed have a graph of
+their own in the same pool of memory.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -56,8 +57,11 @@ class FusedStep:
             stack.rows.layout,
             device=stack.device,
             dtype=stack.rows.effective_KP.dtype,
-            deterministic=deterministic,
         )
+        if deterministic:
+            # Of the kernels in use only the library's attention has sums in no fixed order.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
         self.rebuild()
 
     def rebuild(self) -> None:
@@ -68,7 +72,7 @@ class FusedStep:
         self._step_graph: torch.cuda.CUDAGraph | None = None
         self._probe_graph: torch.cuda.CUDAGraph | None = None
         self._probes: dict[str, Tensor] = {}
-        self._pool: object = None
+        self._pool: Any = None
         self._gradient_KQ = zero_rows(
             stack.slots,
             stack.rows.layout.effective_size,
@@ -79,9 +83,7 @@ class FusedStep:
         self._cursor = torch.zeros(1, dtype=torch.int64, device=stack.device)
         self._places = _places(stack.rows.layout)
         pinned = stack.device.type == "cuda"
-        self._host = [
-            torch.zeros(MOST_STEPS, 2, stack.slots, pin_memory=pinned) for _ in range(2)
-        ]
+        self._host = [torch.zeros(MOST_STEPS, 2, stack.slots, pin_memory=pinned) for _ in range(2)]
         self._turn = 0
 
     def train(self, steps: int, *, probed: Sequence[int]) -> Block:
@@ -106,7 +108,7 @@ class FusedStep:
         return Block(steps, records, list(probed), host, ready)
 
     def _advance(self, *, probe: bool) -> dict[str, Tensor] | None:
-        """One step; the probes of a captured step are copied, since the next one overwrites them."""
+        """One step; probes of a captured step are copied, since the next one overwrites them."""
         if not self._capture:
             return self._update(probe=probe)
         if (self._probe_graph if probe else self._step_graph) is None:
@@ -227,6 +229,5 @@ def _places(layout: Layout) -> optimizer.Places:
     row_gains = None
     if layout.with_row_gains:
         row_gains = slice(layout.row_gains(layout.groups[0]).start, layout.size)
-    return optimizer.Places(
-        tuple(groups), slice(layout.norm_gains.start, layout.effective_size), layout.gates, row_gains
-    )
+    gains = slice(layout.norm_gains.start, layout.effective_size)
+    return optimizer.Places(tuple(groups), gains, layout.gates, row_gains)

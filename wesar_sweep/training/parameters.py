@@ -19,6 +19,8 @@ from wesar_sweep.model.layout import Layout, MatrixGroup, role_of
 from wesar_sweep.model.parametrization import Form, parametrize
 
 _FORMS: tuple[Form, ...] = ("scalar", "row", "spectral")
+_DRAWN_BYTES = 2**29
+"""Draws that are kept for further runs of the same seed."""
 _POWER_STEPS_AT_START = 30
 """Enough that s is within a few per cent of the largest singular value of a Gaussian matrix."""
 
@@ -64,10 +66,9 @@ class ParameterRows:
         self.forms = forms
         matrices = len(self.layout.matrix_labels)
         self.parameter_KP = zero_rows(slots, self.layout.size, device=device)
-        self.effective_KP = zero_rows(
-            slots, self.layout.effective_size, device=device, dtype=dtype
-        )
+        self.effective_KP = zero_rows(slots, self.layout.effective_size, device=device, dtype=dtype)
         self._grad_KP: Tensor | None = None
+        self._drawn: dict[int, dict[str, Tensor]] = {}
         self.gate_trains_KM = torch.zeros(slots, matrices, device=device, dtype=torch.bool)
         self.form_KM = torch.zeros(slots, matrices, device=device, dtype=torch.int64)
         self.left: dict[str, Tensor] = {}
@@ -103,9 +104,25 @@ class ParameterRows:
             for name, value in vectors.items():
                 vectors[name] = value[slots].contiguous()
 
+    def _draws(self, seed: int) -> dict[str, Tensor]:
+        """The standard normal draw of each matrix by its label, on the CPU.
+
+        Runs of one seed share them, whatever their method, so the latest are kept.
+        """
+        if seed not in self._drawn:
+            most = max(1, _DRAWN_BYTES // (4 * self.layout.size))
+            while len(self._drawn) >= most:
+                self._drawn.pop(next(iter(self._drawn)))
+            self._drawn[seed] = {
+                label: standard_normal((group.outputs, group.inputs), seed=seed, name=label)
+                for group in self.layout.groups
+                for label in group.labels
+            }
+        return self._drawn[seed]
+
     def load(self, slot: int, run: Run) -> None:
         """Draw a run's initial parameters into a slot, by (seed, parameter name) alone."""
-        layout = self.layout
+        layout, drawn = self.layout, self._draws(run.seed)
         row_P = torch.ones(layout.size)
         # Float64: an absurd gate becomes infinite in float32, which is a divergence, not an error.
         gate_M = torch.ones(len(layout.matrix_labels), dtype=torch.float64)
@@ -120,8 +137,7 @@ class ParameterRows:
                     architecture=run.architecture,
                 )
                 assert rule.form in self.forms, (rule.form, self.forms)
-                w_OI = standard_normal((group.outputs, group.inputs), seed=run.seed, name=label)
-                torch.mul(w_OI, rule.std, out=w_MOI[place])
+                torch.mul(drawn[label], rule.std, out=w_MOI[place])
                 number = group.first_matrix + place
                 gate_M[number], trains_M[number] = rule.gate, rule.gate_trains
                 form_M[number] = _FORMS.index(rule.form)

@@ -85,7 +85,7 @@ def gelu_backward(
 
 
 def swiglu_forward(u_KM2F: Tensor) -> Tensor:
-    """u · g σ(g).
+    """U · g σ(g).
 
     Args:
         u_KM2F: [K, M, 2F]: F columns u, then F columns g.

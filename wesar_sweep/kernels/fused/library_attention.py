@@ -26,8 +26,6 @@ def forward(
     q_KMD: Tensor,
     k_KMD: Tensor,
     v_KMD: Tensor,
-    cos_TE: Tensor | None,
-    sin_TE: Tensor | None,
     *,
     heads: int,
     head_width: int,
@@ -39,8 +37,6 @@ def forward(
         q_KMD: Rotated queries [K, B·T, H·E], any strides but the last.
         k_KMD: Rotated keys.
         v_KMD: Values.
-        cos_TE: None: rotation is done before.
-        sin_TE: None.
         heads: H.
         head_width: E.
         context: T.
@@ -48,7 +44,6 @@ def forward(
     Returns:
         ([K, B·T, H·E]; the tape for `backward`).
     """
-    assert cos_TE is None and sin_TE is None
 
     def split(x_KMD: Tensor) -> Tensor:
         x_KBTHE = x_KMD.unflatten(2, (heads, head_width)).unflatten(1, (-1, context))
@@ -65,39 +60,28 @@ def forward(
 
 def backward(
     dy_KMD: Tensor,
-    q_KMD: Tensor,
-    k_KMD: Tensor,
-    v_KMD: Tensor,
-    y_KMD: Tensor,
     kept: tuple[Tensor, Tensor, Tensor, Tensor],
-    cos_TE: Tensor | None,
-    sin_TE: Tensor | None,
     *,
     heads: int,
     head_width: int,
     context: int,
-    out: Tensor,
-) -> None:
-    """Gradients of rotated queries, rotated keys and values, into `out`.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of rotated queries, rotated keys and values.
 
     Args:
         dy_KMD: Gradient of the mixed values, contiguous.
-        q_KMD: As in `forward`.
-        k_KMD: As in `forward`.
-        v_KMD: As in `forward`.
-        y_KMD: Not needed: on the tape.
         kept: The tape.
-        cos_TE: None.
-        sin_TE: None.
         heads: H.
         head_width: E.
         context: T.
-        out: [K, B·T, 3·H·E].
+
+    Returns:
+        Three [K, B·T, H·E], views of the library's tensors where its layout allows.
     """
     q, k, v, y = kept
     dy = dy_KMD.unflatten(2, (heads, head_width)).unflatten(1, (-1, context))
     dy = dy.flatten(0, 1).transpose(1, 2)
-    gradients = torch.autograd.grad(y, (q, k, v), dy)
-    for part_KMD, gradient in zip(out.chunk(3, dim=2), gradients, strict=True):
-        part_KBTHE = part_KMD.unflatten(2, (heads, head_width)).unflatten(1, (-1, context))
-        part_KBTHE.copy_(gradient.transpose(1, 2).unflatten(0, (out.shape[0], -1)))
+    dq, dk, dv = (
+        x.transpose(1, 2).reshape(dy_KMD.shape) for x in torch.autograd.grad(y, (q, k, v), dy)
+    )
+    return dq, dk, dv

@@ -10,7 +10,7 @@ ds: 8 D. FLOPs are few: memory bounds it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -18,6 +18,9 @@ import triton.language as tl
 from torch import Tensor
 
 from wesar_sweep.kernels.rms_norm import EPS
+
+_PROGRAMS = 1024
+"""Programs that fill a GPU several times over: more only leave more partial sums to add."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,9 @@ def backward(
     """
     K, M, D = dy_KMD.shape
     t = tiles_ or tiles(D)
+    if tiles_ is None and _PROGRAMS * t.rows * t.loops < K * M:
+        loops = triton.next_power_of_2(triton.cdiv(K * M, _PROGRAMS * t.rows))
+        t = replace(t, loops=min(64, loops))
     dx_KMD = torch.empty_like(dy_KMD)
     blocks = triton.cdiv(M, t.rows * t.loops)
     partial = dx_KMD
@@ -117,10 +123,10 @@ def sum_partials(partial_KBD: Tensor) -> Tensor:
     """Sum over the middle axis in one fixed order, float32 [K, D]."""
     K, blocks, D = partial_KBD.shape
     out_KD = torch.empty(K, D, dtype=torch.float32, device=partial_KBD.device)
-    width = min(128, triton.next_power_of_2(D))
+    width = min(32, triton.next_power_of_2(D))
     columns = triton.cdiv(D, width)
     _sum_partials[(K * columns,)](
-        partial_KBD, out_KD, blocks, D, columns, ROWS=32, WIDTH=width, num_warps=4
+        partial_KBD, out_KD, blocks, D, columns, ROWS=128, WIDTH=width, num_warps=4
     )
     return out_KD
 

@@ -66,7 +66,8 @@ def forward(
 
 
 def backward(
-    dqk_KMY: Tensor,
+    dq_KMD: Tensor,
+    dk_KMD: Tensor,
     qkv_KMX: Tensor,
     cos_TE: Tensor | None,
     sin_TE: Tensor | None,
@@ -81,8 +82,9 @@ def backward(
     """Gradients of queries and keys, into the first 2·D columns of `out`.
 
     Args:
-        dqk_KMY: Gradient of what `forward` gave, [K, M, 2·D], contiguous or the first columns of
-            rows as long as `out`'s; it may be `out`'s own memory.
+        dq_KMD: Gradient of the rotated queries, [K, M, D], any strides over runs and rows; it may be
+            `out`'s own first columns.
+        dk_KMD: Of the rotated keys, with the queries' strides; it may be `out`'s own.
         qkv_KMX: As in `forward`.
         cos_TE: As in `forward`.
         sin_TE: As in `forward`.
@@ -97,6 +99,7 @@ def backward(
         float32 [K, 2, E], the gains' gradient, or None without norms.
     """
     K, M, _ = qkv_KMX.shape
+    assert dq_KMD.stride() == dk_KMD.stride()
     half = head_width // 2
     width = triton.next_power_of_2(half)
     rows = max(1, _VALUES // width)
@@ -106,8 +109,8 @@ def backward(
     if gain_K2E is not None:
         partial = torch.empty(K * 2, blocks, 2 * half, dtype=torch.float32, device=out.device)
     _backward[(K * 2 * blocks,)](
-        dqk_KMY, qkv_KMX, out, rstd_KMH, cos_TE, sin_TE, gain_K2E, partial,
-        M, heads, context, blocks, half, dqk_KMY.stride(1),
+        dq_KMD, dk_KMD, qkv_KMX, out, rstd_KMH, cos_TE, sin_TE, gain_K2E, partial,
+        M, heads, context, blocks, half, dq_KMD.stride(0), dq_KMD.stride(1),
         0 if gain_K2E is None else gain_K2E.stride(0),
         ROTATE=cos_TE is not None, NORM=gain_K2E is not None,
         ROWS=rows, LOOPS=_LOOPS, WIDTH=width, num_warps=4,
@@ -148,7 +151,8 @@ def _forward(
 
 @triton.jit
 def _backward(
-    dqk, qkv, out, rstd, cos, sin, gain, partial, M, H, T, blocks, half, d_stride, gain_stride,
+    dq, dk, qkv, out, rstd, cos, sin, gain, partial, M, H, T, blocks, half, d_run, d_row,
+    gain_stride,
     ROTATE: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, LOOPS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -166,10 +170,14 @@ def _backward(
         n = (block * LOOPS + turn) * ROWS + tl.arange(0, ROWS)
         row, head = n // H, kind * H + n % H
         mask = (row < M)[:, None] & (e < half)[None, :]
-        d_place = (run * M + row)[:, None] * d_stride + (2 * head * half)[:, None] + e[None, :]
-        d_in = tl.load(dqk + d_place, mask=mask, other=0.0)
+        d_place = run * d_run + row[:, None] * d_row + (n % H)[:, None] * 2 * half + e[None, :]
+        if kind == 0:
+            d_in = tl.load(dq + d_place, mask=mask, other=0.0)
+            d_right = tl.load(dq + d_place + half, mask=mask, other=0.0).to(tl.float32)
+        else:
+            d_in = tl.load(dk + d_place, mask=mask, other=0.0)
+            d_right = tl.load(dk + d_place + half, mask=mask, other=0.0).to(tl.float32)
         d_left = d_in.to(tl.float32)
-        d_right = tl.load(dqk + d_place + half, mask=mask, other=0.0).to(tl.float32)
         if ROTATE:
             angle = (row % T)[:, None] * half + e[None, :]
             c = tl.load(cos + angle, mask=mask, other=0.0)

@@ -1,0 +1,91 @@
+"""Causal attention against the formula."""
+
+import pytest
+import torch
+
+from wesar_sweep.kernels import attention as reference
+from wesar_sweep.kernels.fused import attention, library_attention
+
+pytestmark = pytest.mark.usefixtures("poisoned_empty")
+
+
+def expected(qkv, *, heads, context):
+    """Mixed values in float32 through the reference, packed rows in."""
+    K, M, X = qkv.shape
+    q, k, v = qkv.unflatten(2, (3, heads, X // 3 // heads)).unflatten(1, (-1, context)).unbind(3)
+    return reference.reference(q, k, v).reshape(K, M, X // 3)
+
+
+def run(qkv, dy, *, heads, context):
+    """Output and packed gradient of the fused op."""
+    D = qkv.shape[2] // 3
+    shape = {"heads": heads, "head_width": D // heads, "context": context}
+    q, k, v = qkv.split(D, dim=2)
+    y, lse = attention.forward(q, k, v, **shape)
+    out = torch.full_like(qkv, torch.nan)
+    attention.backward(dy, q, k, v, y, lse, out=out, **shape)
+    return y, out
+
+
+def run_library(qkv, dy, *, heads, context):
+    """The same through torch's kernels."""
+    D = qkv.shape[2] // 3
+    shape = {"heads": heads, "head_width": D // heads, "context": context}
+    y, tape = library_attention.forward(*qkv.split(D, dim=2), **shape)
+    return y, torch.cat(library_attention.backward(dy, tape, **shape), dim=2)
+
+
+def close(got, want, *, tolerance):
+    error = (got.float() - want.float()).norm() / want.float().norm()
+    assert error < tolerance, error
+
+
+@pytest.mark.parametrize(
+    ("runs", "sequences", "context", "heads", "width"),
+    [
+        (1, 1, 1, 1, 8),
+        (3, 2, 7, 2, 8),
+        (1, 2, 40, 1, 32),
+        (3, 1, 65, 2, 16),
+        (1, 1, 130, 1, 64),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_equals_the_formula(device, runs, sequences, context, heads, width, dtype):
+    if dtype == torch.bfloat16 and device.type == "cpu":
+        pytest.skip("Triton's interpreter multiplies bfloat16 as if it were integers")
+    generator = torch.Generator().manual_seed(context)
+    qkv = torch.randn(runs, sequences * context, 3 * heads * width, generator=generator)
+    dy = torch.randn(runs, sequences * context, heads * width, generator=generator)
+    qkv, dy = qkv.to(device, dtype), dy.to(device, dtype)
+    shape = {"heads": heads, "context": context}
+    leaf = qkv.float().requires_grad_()
+    want = expected(leaf, **shape)
+    (want_grad,) = torch.autograd.grad(want, leaf, dy.float())
+    y, grad = run(qkv, dy, **shape)
+    # Float32: sums in another order. bfloat16: powers and results rounded once each.
+    close(y, want, tolerance=1e-5 if dtype == torch.float32 else 1e-2)
+    close(grad, want_grad, tolerance=1e-5 if dtype == torch.float32 else 1.5e-2)
+
+
+def test_the_library_gives_the_same(device):
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(2, 2 * 24, 3 * 2 * 16, generator=generator).to(device)
+    dy = torch.randn(2, 2 * 24, 2 * 16, generator=generator).to(device)
+    shape = {"heads": 2, "context": 24}
+    for got, want in zip(run_library(qkv, dy, **shape), run(qkv, dy, **shape), strict=True):
+        close(got, want, tolerance=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, in the interpreter
+def test_nan_stays_in_its_run(device):
+    generator = torch.Generator().manual_seed(1)
+    qkv = torch.randn(3, 20, 3 * 16, generator=generator).to(device)
+    dy = torch.randn(3, 20, 16, generator=generator).to(device)
+    shape = {"heads": 1, "context": 10}
+    clean = run(qkv, dy, **shape)
+    poisoned = qkv.clone()
+    poisoned[1] = torch.nan
+    for got, want in zip(run(poisoned, dy, **shape), clean, strict=True):
+        assert torch.isnan(got[1]).all()
+        assert torch.equal(got[[0, 2]], want[[0, 2]])
