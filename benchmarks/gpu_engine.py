@@ -12,36 +12,20 @@ that the first has filled; the time to its first finished step counts from befor
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import queue
-import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-STARTED = time.time()  # Before torch is imported: a child's way to its first step begins here.
+import gpu
+import plain_step
+import torch
+from counts import engine, floor_bytes_a_token, flops_a_token, one_kernel_an_op
+from engine_child import Child, ChildError, child
 
-import gpu  # noqa: E402
-import plain_step  # noqa: E402
-import torch  # noqa: E402
-from counts import (  # noqa: E402
-    engine,
-    floor_bytes_a_token,
-    flops_a_token,
-    one_kernel_an_op,
-)
-
-from wesar_sweep.config.methods import BUILT_IN_METHODS  # noqa: E402
-
-PATIENCE_S = 300.0
-"""For one answer of a child; a compilation is the longest."""
+from wesar_sweep.config.methods import BUILT_IN_METHODS
 
 CACHES = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH")
 """Where compiled kernels are kept between processes."""
@@ -51,215 +35,6 @@ BUDGET_S = 230.0
 
 TURN_S = 1.5
 """Of measuring, for each of two that take turns."""
-
-
-class ChildError(Exception):
-    """A child ended or did not answer; with the end of what it said on standard error."""
-
-
-class Child:
-    """A process that prepares something to measure, and measures it when told.
-
-    Args:
-        task: For `child_main`.
-        environment: What differs from this process's.
-    """
-
-    def __init__(self, task: dict[str, Any], *, environment: dict[str, str] | None = None) -> None:
-        self.task = task
-        self._errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 (closed by end)
-        self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        self.started_at = time.time()
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--child", json.dumps(task)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env={**os.environ, **(environment or {})},
-        )
-        threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True).start()
-
-    def _read(self, stream: IO[str]) -> None:
-        for line in stream:
-            if line.startswith("{"):
-                self._lines.put(json.loads(line))
-        self._lines.put(None)
-
-    def expect(self, event: str) -> dict[str, Any]:
-        """Wait for an answer of this kind, past others.
-
-        Raises:
-            ChildError: It never comes.
-        """
-        deadline = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                answer = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                raise ChildError(f"no {event} after {PATIENCE_S:.0f} s") from None
-            if answer is None:
-                self._errors.seek(0)
-                raise ChildError(f"ended before {event}: {self._errors.read()[-1200:]}")
-            if answer["event"] == event:
-                return answer
-
-    def ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
-        """Tell it to do something, and wait for what comes of it."""
-        assert self._process.stdin is not None
-        # If it is dead, what it left to say is read below.
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps({"verb": verb, **arguments}) + "\n")
-            self._process.stdin.flush()
-        return self.expect(verb)
-
-    def end(self) -> None:
-        """Let it go, and wait until its memory is free."""
-        if self._process.stdin is not None and not self._process.stdin.closed:
-            with suppress(BrokenPipeError):
-                self._process.stdin.close()
-        try:
-            self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._errors.close()
-
-
-@contextmanager
-def child(task: dict[str, Any], **options: Any) -> Iterator[Child]:
-    """A child that does not outlive the block."""
-    process = Child(task, **options)
-    try:
-        yield process
-    finally:
-        process.end()
-
-
-# In the child.
-
-
-def child_main(task: dict[str, Any]) -> None:
-    """Prepare, then serve words from standard input until it closes."""
-    device = torch.device(task["device"])
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    marks = {"process": STARTED, "imports": time.time()}
-    if task["part"] == "ceilings":
-        _tell("ready")
-        serve({"measure": lambda _: _ceilings(device)})
-        return
-    case = gpu.Case(**task["case"])
-    if device.type == "cuda":
-        torch.cuda.init()
-        torch.zeros(1, device=device)
-    marks["device"] = time.time()
-    if task["part"] == "plain":
-        _serve_plain(case, task, device=device)
-        return
-    torch.manual_seed(0)
-    stack = gpu.make_stack(case, method=task["method"], device=device, precision=task["precision"])
-    _synchronize(device)
-    marks["stack and runs"] = time.time()
-    trainer = gpu.Trainer(stack)
-    trainer.advance(1)
-    loss = trainer.loss()
-    _synchronize(device)
-    marks["first step"] = time.time()
-    _tell("first_step", marks=marks, loss=loss)
-
-    def measure(ask: dict[str, Any]) -> dict[str, Any]:
-        trainer.advance(3)
-        times = gpu.time_blocks(trainer.advance, device=device, seconds=ask["seconds"])
-        return {"step_seconds": times, "loss": trainer.loss(), **_memory(device)}
-
-    serve(
-        {
-            "measure": measure,
-            "profile": lambda ask: {
-                "text": profile_text(lambda: trainer.advance(1), device=device)
-            },
-        }
-    )
-
-
-def _serve_plain(case: gpu.Case, task: dict[str, Any], *, device: torch.device) -> None:
-    step = plain_step.PlainStep(case.architecture, device=device, compile_mode=task["compile_mode"])
-    step.advance(1)
-    _synchronize(device)
-    _tell("first_step", marks={"process": STARTED, "first step": time.time()}, loss=step.loss())
-
-    def measure(ask: dict[str, Any]) -> dict[str, Any]:
-        step.advance(3)
-        times = gpu.time_blocks(step.advance, device=device, seconds=ask["seconds"])
-        return {"step_seconds": times, "loss": step.loss(), **_memory(device)}
-
-    serve(
-        {
-            "measure": measure,
-            "profile": lambda ask: {"text": profile_text(lambda: step.advance(1), device=device)},
-        }
-    )
-
-
-def serve(verbs: dict[str, Any]) -> None:
-    """Answer one JSON object a line by another, until the input closes."""
-    for line in sys.stdin:
-        ask = json.loads(line)
-        _tell(ask["verb"], **verbs[ask["verb"]](ask))
-
-
-def _tell(event: str, **facts: Any) -> None:
-    print(json.dumps({"event": event, **facts}), flush=True)
-
-
-def _ceilings(device: torch.device) -> dict[str, Any]:
-    return {"copy": gpu.copy_rates(device), "matrix": gpu.matrix_rates(device)}
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def _memory(device: torch.device) -> dict[str, float]:
-    """GiB: of tensors, and of what torch's allocator holds (graphs' pools included)."""
-    if device.type != "cuda":
-        return {"allocated_gib": 0.0, "reserved_gib": 0.0}
-    return {
-        "allocated_gib": torch.cuda.max_memory_allocated() / 2**30,
-        "reserved_gib": torch.cuda.max_memory_reserved() / 2**30,
-    }
-
-
-def profile_text(step: Any, *, device: torch.device, top: int = 40) -> str:
-    """The kernels of one step by their time on the device, the sum beside the step's own time."""
-    from torch.profiler import ProfilerActivity, profile
-
-    step()
-    seconds = gpu.median(gpu.timed(lambda _: step(), [1] * 10, device=device))
-    kind = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
-    with profile(activities=[kind]) as trace:
-        step()
-        _synchronize(device)
-    found: dict[str, list[float]] = {}
-    for row in trace.key_averages():
-        on_gpu = device.type == "cuda"
-        spent = row.self_device_time_total if on_gpu else row.self_cpu_time_total
-        if spent > 0:
-            found[row.key] = [spent, row.count]
-    total = sum(spent for spent, _ in found.values())
-    lines = [
-        f"step {1e3 * seconds:.3f} ms, kernels {total / 1e3:.3f} ms in "
-        f"{sum(count for _, count in found.values()):.0f} launches",
-        f"{'ms':>9} {'share':>6} {'calls':>6}  kernel",
-    ]
-    for name, (spent, count) in sorted(found.items(), key=lambda item: -item[1][0])[:top]:
-        lines.append(f"{spent / 1e3:9.4f} {spent / total:6.1%} {count:6.0f}  {name[:110]}")
-    return "\n".join(lines)
-
-
-# In the parent.
 
 
 class Table:
@@ -484,19 +259,13 @@ def main() -> int:
     parser.add_argument(
         "--budget-s", type=float, default=BUDGET_S, help="then no further case is begun"
     )
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     gpu.common_arguments(parser)
     arguments = parser.parse_args()
-    if arguments.child:
-        child_main(json.loads(arguments.child))
-        return 0
     results, device = gpu.begin("gpu_engine", arguments)
     cases = gpu.chosen(gpu.CASES, arguments.only)
     if arguments.check:
         cases, arguments.seconds, arguments.compile_mode = [gpu.TINY], 0.1, "none"
     elif arguments.slots:
-        from dataclasses import replace
-
         cases = [c if c.slots == 1 else replace(c, slots=arguments.slots) for c in cases]
     Table(arguments, results, device).measure(cases)
     return results.close()

@@ -1,4 +1,4 @@
-"""Without a GPU, Triton's kernels run in its interpreter: to be set before anything imports them."""
+"""Without a GPU, Triton's kernels run in its interpreter: set before anything imports them."""
 
 import os
 import shutil

@@ -16,6 +16,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import chart  # noqa: E402
 import contests  # noqa: E402
+import contests_of_rows  # noqa: E402
 import counts  # noqa: E402
 import gpu  # noqa: E402
 import gpu_kernels  # noqa: E402
@@ -150,7 +151,7 @@ def test_each_contest_compares_an_op_with_its_own_reference(op, device):
 
 
 def test_the_gate_sees_a_wrong_kernel(device):
-    contest = contests.rms_norm(gpu.TINY, device, torch.float32)
+    contest = contests_of_rows.rms_norm(gpu.TINY, device, torch.float32)
     forward, backward = contest.forward, contest.backward
     assert backward is not None
     contest.forward = lambda: tuple(1.02 * y for y in forward())

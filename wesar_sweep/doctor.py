@@ -120,10 +120,19 @@ def examine(
     found.facts |= {"kernels": None, "speed": [], "slots": None}
     if device is not None:
         say(f"measuring the speed of the {_kind(device)}")
-        found.facts["speed"] = measure(device, found)
-        say("checking the kernels against their references")
+        try:
+            found.facts["speed"] = measure(device, found)
+        except RuntimeError as error:
+            found.trouble(
+                f"the speed cannot be measured: {_first_line(error)}",
+                do="look with nvidia-smi whether another process fills the memory",
+            )
+        if check.why_unused(device) is None:
+            say("checking the kernels against their references")
         found.facts["kernels"] = kernels_report(device, found)
-        if study is not None:
+        # What a broken kernel leaves of a GPU is not to be built upon.
+        sound = all(row["ok"] for row in found.facts["kernels"]["checks"])
+        if study is not None and sound:
             say("choosing the slots")
             found.facts["slots"] = _slots(study, sweep, device, found)
     problems = [asdict(trouble) for trouble in found.troubles]
@@ -156,7 +165,7 @@ def find_device(asked: Where, found: Findings) -> torch.device | None:
         )
         return None
     try:
-        torch.cuda.init()
+        torch.zeros(1, device="cuda")
     except RuntimeError as error:
         found.trouble(
             f"torch cannot use the GPU: {_first_line(error)}",
@@ -248,7 +257,7 @@ def kernels_report(device: torch.device, found: Findings) -> dict[str, Any]:
     why = check.why_unused(device)
     if why is not None:
         return {"used": False, "why": why, "checks": []}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for one in check.checks():
         for dtype in one.dtypes(device):
             allowed = one.tolerances[dtype]
@@ -270,12 +279,15 @@ def kernels_report(device: torch.device, found: Findings) -> dict[str, Any]:
                     "message": message,
                 }
             )
-    wrong = list(dict.fromkeys(row["op"] for row in rows if not row["ok"]))
+    wrong = [row for row in rows if not row["ok"]]
     if wrong:
+        names = ", ".join(dict.fromkeys(str(row["op"]) for row in wrong))
+        bf16_alone = all(row["dtype"] == "bfloat16" for row in wrong)
         found.trouble(
-            f"these kernels do not equal their references here: {', '.join(wrong)}",
-            do="train nothing on this device that matters; run `wesar-sweep doctor --json` and "
-            "report its output with an issue, or use --device cpu",
+            f"these kernels do not equal their references here: {names}",
+            do="train nothing by them: use "
+            f"{'--set training.precision=fp32 or ' if bf16_alone else ''}--device cpu, and open an "
+            "issue with the output of `wesar-sweep doctor --json`",
         )
     return {"used": True, "why": None, "checks": rows}
 
@@ -405,7 +417,7 @@ def slots_report(
                 "micro_batches": fit.micro_batches,
                 "run_gb": fit.bytes_a_run / 1e9,
                 "fixed_gb": fit.bytes_fixed / 1e9,
-                "free_gb": fit.bytes_free / 1e9,
+                "room_gb": fit.bytes_free / 1e9,
                 "why": _why(fit, on_cpu=device.type == "cpu"),
             }
         )
@@ -421,7 +433,7 @@ def _why(fit: memory.Fit, *, on_cpu: bool) -> str:
         return f"the least, though it may not fit{parts}"
     if fit.slots >= fits:
         return f"as many as fit{parts}"
-    return f"{fits} fit, but {'one core trains more no faster' if on_cpu else 'no more pay'}{parts}"
+    return f"{fits} fit; {'one core trains more no faster' if on_cpu else 'fewer pay'}{parts}"
 
 
 def architectures(study: Study) -> list[Architecture]:
@@ -462,7 +474,17 @@ def _slots(
     except TooManySettingsError as error:
         found.trouble(f"{error}: no slots are chosen", do="use fewer values", failed=False)
         return None
-    rows = slots_report(study, device, memory_fraction=sweep.memory_fraction, workers=len(workers))
+    try:
+        rows = slots_report(
+            study, device, memory_fraction=sweep.memory_fraction, workers=len(workers)
+        )
+    except RuntimeError as error:
+        found.trouble(
+            f"a training step of the study fails here: {_first_line(error)}",
+            do="use --device cpu, and open an issue with the study file and the output of "
+            "`wesar-sweep doctor --json`",
+        )
+        return None
     if not all(row["slots"] for row in rows):
         found.trouble(
             "some architectures of the study do not fit into this GPU",

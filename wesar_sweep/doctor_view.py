@@ -77,7 +77,8 @@ def _kernels(kernels: Mapping[str, Any]) -> Table:
     for row in kernels["checks"]:
         error = "–" if row["error"] is None else f"{row['error']:.1e}"
         word = Text("ok", "green") if row["ok"] else Text("FAILED", "bold red")
-        table.add_row(row["op"], row["dtype"], error, f"{row['tolerance']:.0e}", word)
+        allowed = f"{row['tolerance']:.0e}" if row["tolerance"] else "none"
+        table.add_row(row["op"], row["dtype"], error, allowed, word)
         if row["message"]:
             # Compilers are long-winded; all of it is in --json.
             table.add_row(Text(f"  {row['message'].splitlines()[0][:200]}"))
@@ -85,14 +86,14 @@ def _kernels(kernels: Mapping[str, Any]) -> Table:
 
 
 def _slots(slots: Mapping[str, Any]) -> Group:
-    table = _table("width", "depth", "context", "batch", "slots", "GB a run", "GB free", "why")
+    table = _table("width", "depth", "context", "batch", "slots", "GB a run", "GB to fill", "why")
     table.columns[0].justify = "right"
     table.columns[-1].justify = "left"
     for row in slots["rows"]:
         table.add_row(
             *(str(row[name]) for name in ("width", "depth", "context", "batch", "slots")),
             f"{row['run_gb']:.3g}",
-            f"{row['free_gb']:.1f}",
+            f"{row['room_gb']:.1f}",
             row["why"],
         )
     head = (

@@ -109,7 +109,8 @@ def _train(
         contexts = possible_values(study, "context")
         corpus = load_corpus(study.data, context=max(int(str(context)) for context in contexts))
         require_same_corpus(directory, sha256=corpus.sha256)
-        watch.set_machine(where, corpus_hash=corpus.sha256)
+        precision = resolved_precision(study, on_gpu=where.type == "cuda")
+        watch.set_machine(where, corpus_hash=corpus.sha256, precision=precision)
         merge_provenance(directory, facts={"workers": {watch.worker: watch.machine_facts()}})
 
         methods = [str(name) for name in possible_values(study, "method")]
@@ -121,7 +122,7 @@ def _train(
                 memory_fraction=memory_fraction,
                 workers=workers,
                 traits=StackTraits.of(study, methods=methods),
-                precision=resolved_precision(study, on_gpu=where.type == "cuda"),
+                precision=precision,
             )
             return fit if slots is None else replace(fit, slots=slots)
 
@@ -166,6 +167,7 @@ class _Watch:
         self._directory, self._follow_driver = directory, follow_driver
         self._beat = Beat(worker=worker, pid=os.getpid(), host=platform.node())
         self._engine: Engine | None = None
+        self._precision = ""
         self._rate_since = (time.monotonic(), 0)
 
     @contextmanager
@@ -191,10 +193,11 @@ class _Watch:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def set_machine(self, device: torch.device, *, corpus_hash: str) -> None:
+    def set_machine(self, device: torch.device, *, corpus_hash: str, precision: str) -> None:
         """Keep what only this process knows of its machine."""
         import torch
 
+        self._precision = precision
         cuda = device.type == "cuda"
         versions = {"torch": str(torch.__version__)}
         if cuda:
@@ -216,6 +219,7 @@ class _Watch:
             "device_name": beat.device_name,
             "versions": beat.versions,
             "corpus_hash": beat.corpus_hash,
+            "precision": self._precision,
         }
 
     def say(self, state: WorkerState, *, message: str = "") -> None:

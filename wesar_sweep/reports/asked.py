@@ -30,7 +30,7 @@ def question(study: Study) -> list[Fact]:
         f"{name} {format_value(value, knob=name)}"
         for section in (model, training)
         for name, value in section
-        if name not in searched and not (name == "ffn_width" and value is None)
+        if name not in searched and not (name in ("ffn_width", "precision") and value is None)
     ]
     if "method" not in searched:
         fixed.insert(0, f"method {_fixed_method(study)}")

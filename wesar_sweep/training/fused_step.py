@@ -8,6 +8,7 @@ their own in the same pool of memory.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -126,8 +127,15 @@ class FusedStep:
         graph = torch.cuda.CUDAGraph()
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(graph, pool=self._pool):
-            probes = self._update(probe=probe)
+        # A former stack that Python happens to clear away now would end the capture.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                probes = self._update(probe=probe)
+        finally:
+            if collecting:
+                gc.enable()
         if probe:
             assert probes is not None
             self._probe_graph, self._probes = graph, probes

@@ -5,8 +5,8 @@
 
 z-loss: Chowdhery et al. 2022, §5. Bytes a row of V bfloat16 logits: read 2 V, write 2 V (over the
 logits themselves if asked); rows too long for registers are read twice, the second time mostly from
-the L2 cache. With `linear_cross_entropy` the logits of a large vocabulary exist a chunk of rows at a
-time and never in float32; as Hsu et al. 2024 (Liger Kernel) do.
+the L2 cache. With `linear_cross_entropy` the logits of a large vocabulary exist a chunk of rows at
+a time and never in float32; as Hsu et al. 2024 (Liger Kernel) do.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def linear_cross_entropy(
     Returns:
         (nll float32 [K, M]; z or None; gradient of h [K, M, D]).
     """
-    K, M, D = h_KMD.shape
+    K, M, _ = h_KMD.shape
     rows = rows or chunk_rows(K, M, w_KVD.shape[1], h_KMD.element_size())
     dh_KMD = torch.empty_like(h_KMD)
     nll, z, largest = [], [], []

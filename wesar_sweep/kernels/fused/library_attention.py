@@ -1,4 +1,4 @@
-"""Causal attention of K runs through torch's fused kernels, for contexts beyond `fused.attention`'s.
+"""Causal attention of K runs through torch's own kernels, beyond `fused.attention`'s contexts.
 
 Formula: `kernels.attention`. Queries and keys come rotated. The library's own backward pass is
 reached through autograd, as an island: its forward pass is taped here and its tape is run in

@@ -1,8 +1,8 @@
 """The optimizer pass of K runs: from the gradient of W̄ to the new W, its moments and the new W̄.
 
 What `kernels.reparametrization` (pull the gradient back), `kernels.adamw` (clip, update) and again
-`reparametrization` (make W̄ anew) compute one after another, for all methods mixed in one stack. With
-G the gradient by W̄, the gradient by W is affine in G and W for every form::
+`reparametrization` (make W̄ anew) compute one after another, for all methods mixed in one stack.
+With G the gradient by W̄, the gradient by W is affine in G and W for every form::
 
     dW_oi = a_o G_oi + b_o W_oi + c u_o v_i
     scalar    a = α            b = 0                     c = 0
@@ -11,7 +11,7 @@ G the gradient by W̄, the gradient by W is affine in G and W for every form::
 
 so a first pass takes sums a row (G·W, G·G, W·W; for spectral G·v and W·v), from which gates, norms
 and coefficients follow, and a second pass does the rest. Bytes a matrix parameter with bfloat16 G
-and W̄: 6 in the first pass, 28 in the second, 34 in all, against about 90 of the same in plain torch.
+and W̄: 6 in the first pass, 28 in the second, 34 in all; in plain torch about 90.
 Sums have one order: no atomics. A spectral matrix costs three more reads of W.
 """
 

@@ -41,6 +41,14 @@ def tiles(width: int) -> Tiles:
     return Tiles(rows=rows, loops=8, num_warps=4 if padded <= 4096 else 8)
 
 
+def _backward_tiles(width: int, *, rows: int) -> Tiles:
+    """Half as many rows, whose sums of the gain's gradient stay in registers over the loop."""
+    t = tiles(width)
+    t = replace(t, rows=max(1, t.rows // 2))
+    loops = triton.next_power_of_2(triton.cdiv(rows, _PROGRAMS * t.rows))
+    return replace(t, loops=min(64, max(t.loops, loops)))
+
+
 def forward(
     x_KMD: Tensor,
     gain_KD: Tensor | None,
@@ -173,7 +181,8 @@ def _backward(
     if GAIN:
         offset = run.to(tl.int64) * gain_stride
         g = tl.load(gain + offset + column, mask=column < D, other=0.0).to(tl.float32)
-        dgain = tl.zeros((WIDTH,), dtype=tl.float32)
+        # A sum for each row of the tile: adding rows up takes shared memory, and waits, once.
+        dgain = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
     for turn in range(LOOPS):
         row = (block * LOOPS + turn) * ROWS + tl.arange(0, ROWS)
         mask = (row < M)[:, None] & (column < D)[None, :]
@@ -185,7 +194,7 @@ def _backward(
         s_hat = s * r[:, None]
         gd = d
         if GAIN:
-            dgain += tl.sum(d * s_hat, axis=0)
+            dgain += d * s_hat
             gd = d * g[None, :]
         mean = tl.sum(gd * s_hat, axis=1) / D
         out = (gd - s_hat * mean[:, None]) * r[:, None]
@@ -196,7 +205,7 @@ def _backward(
         tl.store(dx + first + place, out.to(d_in.dtype), mask=mask)
     if GAIN:
         offset = tl.program_id(0).to(tl.int64) * D
-        tl.store(partial + offset + column, dgain, mask=column < D)
+        tl.store(partial + offset + column, tl.sum(dgain, axis=0), mask=column < D)
 
 
 @triton.jit

@@ -82,8 +82,8 @@ def backward(
     """Gradients of queries and keys, into the first 2·D columns of `out`.
 
     Args:
-        dq_KMD: Gradient of the rotated queries, [K, M, D], any strides over runs and rows; it may be
-            `out`'s own first columns.
+        dq_KMD: Gradient of the rotated queries, [K, M, D], any strides over runs and rows; it may
+            be `out`'s own first columns.
         dk_KMD: Of the rotated keys, with the queries' strides; it may be `out`'s own.
         qkv_KMX: As in `forward`.
         cos_TE: As in `forward`.
@@ -164,8 +164,9 @@ def _backward(
         g = gain + run * gain_stride + kind * 2 * half + e
         g_left = tl.load(g, mask=e < half, other=0.0).to(tl.float32)
         g_right = tl.load(g + half, mask=e < half, other=0.0).to(tl.float32)
-        dg_left = tl.zeros((WIDTH,), dtype=tl.float32)
-        dg_right = tl.zeros((WIDTH,), dtype=tl.float32)
+        # A sum for each row of the tile: adding rows up takes shared memory, and waits, once.
+        dg_left = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
+        dg_right = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
     for turn in range(LOOPS):
         n = (block * LOOPS + turn) * ROWS + tl.arange(0, ROWS)
         row, head = n // H, kind * H + n % H
@@ -188,8 +189,8 @@ def _backward(
             r = tl.load(rstd + run * M * 2 * H + row * 2 * H + head, mask=row < M, other=0.0)
             left = tl.load(qkv + place, mask=mask, other=0.0).to(tl.float32) * r[:, None]
             right = tl.load(qkv + place + half, mask=mask, other=0.0).to(tl.float32) * r[:, None]
-            dg_left += tl.sum(d_left * left, axis=0)
-            dg_right += tl.sum(d_right * right, axis=0)
+            dg_left += d_left * left
+            dg_right += d_right * right
             d_left *= g_left[None, :]
             d_right *= g_right[None, :]
             mean = tl.sum(d_left * left, axis=1) + tl.sum(d_right * right, axis=1)
@@ -200,5 +201,5 @@ def _backward(
         tl.store(out + place + half, d_right.to(d_in.dtype), mask=mask)
     if NORM:
         first = tl.program_id(0).to(tl.int64) * 2 * half
-        tl.store(partial + first + e, dg_left, mask=e < half)
-        tl.store(partial + first + half + e, dg_right, mask=e < half)
+        tl.store(partial + first + e, tl.sum(dg_left, axis=0), mask=e < half)
+        tl.store(partial + first + half + e, tl.sum(dg_right, axis=0), mask=e < half)

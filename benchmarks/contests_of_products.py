@@ -1,0 +1,334 @@
+"""Contests of ops with matrix products inside, attention among them, and of the optimizer pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from contest import Contest, Work, random
+from gpu import Case
+from torch import Tensor
+
+from wesar_sweep.kernels import attention as attention_reference
+from wesar_sweep.kernels import rms_norm as rms_norm_reference
+
+
+def attention(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
+    """Attention of rotated queries and keys, against torch's."""
+    from wesar_sweep.kernels.fused import attention as fused
+
+    a = case.architecture
+    K, M, D = case.slots, a.tokens_per_step, a.width
+    shape = {"heads": a.heads, "head_width": a.head_width, "context": a.context}
+    qkv = random(K, M, 3 * D, like=(device, dtype))
+    q, k, v = qkv.chunk(3, dim=2)
+    out = torch.empty_like(qkv)
+    kept: dict[str, Tensor] = {}
+
+    def forward(tiles: Any = None) -> tuple[Tensor, ...]:
+        kept["y"], kept["lse"] = fused.forward(q, k, v, tiles_=tiles, **shape)
+        return (kept["y"],)
+
+    def backward(grads: Sequence[Tensor], tiles: Any = None) -> tuple[Tensor, ...]:
+        y, lse = kept["y"], kept["lse"]
+        fused.backward(grads[0], q, k, v, y, lse, out=out, tiles_=tiles, **shape)
+        return (out,)
+
+    grads = [random(K, M, D, like=(device, dtype))]
+    elements = K * M * D * qkv.element_size()
+    scores = K * a.batch * a.heads * a.context**2 // 2
+    return Contest(
+        op="attention",
+        case=case,
+        inputs={"qkv_KMX": qkv},
+        reference=_attention_of(case),
+        forward=forward,
+        work=Work(4 * elements, 4.0 * scores * a.head_width),
+        wrt=("qkv_KMX",),
+        backward=backward,
+        backward_work=Work(8 * elements, 10.0 * scores * a.head_width),
+        tiles={
+            "forward": lambda t: lambda: forward(t),
+            "backward": lambda t: lambda: backward(grads, t),
+        },
+        chosen=dict.fromkeys(("forward", "backward"), fused.tiles(a.context, a.head_width)),
+    )
+
+
+def _attention_of(case: Case) -> Callable[..., tuple[Tensor, ...]]:
+    a = case.architecture
+
+    def reference(qkv_KMX: Tensor) -> tuple[Tensor, ...]:
+        heads = qkv_KMX.unflatten(2, (3, a.heads, a.head_width)).unflatten(1, (-1, a.context))
+        y_KBTHE = attention_reference.attention(*heads.unbind(3))
+        return (y_KBTHE.flatten(3, 4).flatten(1, 2),)
+
+    return reference
+
+
+def library_attention(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
+    """The library's attention as the decoder reaches it, packed gradients included."""
+    from wesar_sweep.kernels.fused import library_attention as fused
+
+    a = case.architecture
+    K, M, D = case.slots, a.tokens_per_step, a.width
+    shape = {"heads": a.heads, "head_width": a.head_width, "context": a.context}
+    qkv = random(K, M, 3 * D, like=(device, dtype))
+    out, ones = torch.empty_like(qkv), torch.ones(K, M, D, device=device, dtype=dtype)
+
+    def forward() -> tuple[Tensor, ...]:
+        y, tape = fused.forward(*qkv.chunk(3, dim=2), **shape)
+        gradients = fused.backward(ones, tape, **shape)
+        for into, gradient in zip(out.chunk(3, dim=2), gradients, strict=True):
+            into.copy_(gradient)
+        return y, out
+
+    elements = K * M * D * qkv.element_size()
+    scores = K * a.batch * a.heads * a.context**2 // 2
+    return Contest(
+        op="library_attention",
+        case=case,
+        inputs={"qkv_KMX": qkv},
+        reference=_attention_of(case),
+        forward=forward,
+        work=Work(12 * elements, 14.0 * scores * a.head_width),
+        wrt=("qkv_KMX",),
+        joint=True,
+    )
+
+
+def norm_qkv(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
+    """Norm and product to queries, keys and values; gradients by x and gain, residual included."""
+    return _norm_linear("norm_qkv", case, 3 * case.width, device, dtype)
+
+
+def norm_up(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
+    """Norm and product to the hidden row."""
+    return _norm_linear("norm_up", case, case.architecture.ffn_width, device, dtype)
+
+
+def _norm_linear(
+    op: str, case: Case, outputs: int, device: torch.device, dtype: torch.dtype
+) -> Contest:
+    from wesar_sweep.kernels.fused import linear as fused
+    from wesar_sweep.kernels.fused import rms_norm as fused_norm
+
+    K, M, D = case.slots, case.batch * case.context, case.width
+    like = (device, dtype)
+    x, w = random(K, M, D, like=like), random(K, outputs, D, like=like, scale=D**-0.5)
+    gain = random(K, D, like=like, scale=0.1) + 1
+
+    def reference(x_KMD: Tensor, gain_KD: Tensor, w_KOD: Tensor) -> tuple[Tensor, ...]:
+        h_KMD = rms_norm_reference.reference(x_KMD, gain_KD)
+        # The sum stands for the residual stream that goes on past the norm.
+        return torch.bmm(h_KMD, w_KOD.transpose(1, 2)), x_KMD + 0
+
+    kept: dict[str, Tensor] = {}
+
+    def forward(tiles: Any = None) -> tuple[Tensor, ...]:
+        y, _, kept["rstd"] = fused.norm_linear(x, gain, w, tiles_=tiles)
+        return y, x
+
+    def backward(grads: Sequence[Tensor], tiles: Any = None) -> tuple[Tensor, ...]:
+        return fused.linear_norm_backward(
+            grads[0], w, x, kept["rstd"], gain, grads[1], tiles_=tiles
+        )
+
+    def forward_apart() -> object:
+        _, h, _ = fused_norm.forward(x, gain)
+        return torch.bmm(h, w.transpose(1, 2))
+
+    def backward_apart() -> object:
+        dh = torch.bmm(grads[0], w)
+        return fused_norm.backward(dh, x, kept["rstd"], gain, grads[1])
+
+    grads = [random(K, M, outputs, like=like), random(K, M, D, like=like)]
+    size = x.element_size()
+    flops = 2.0 * K * M * D * outputs
+    return Contest(
+        op=op,
+        case=case,
+        inputs={"x_KMD": x, "gain_KD": gain, "w_KOD": w},
+        reference=reference,
+        forward=forward,
+        work=Work((K * M * (2 * D + outputs) + w.numel()) * size, flops),
+        wrt=("x_KMD", "gain_KD"),
+        backward=backward,
+        backward_work=Work((K * M * (3 * D + outputs) + w.numel()) * size, flops),
+        apart={"forward": forward_apart, "backward": backward_apart},
+        tiles={
+            "forward": lambda t: lambda: forward(t)[0],
+            "backward": lambda t: lambda: backward(grads, t),
+        },
+        chosen=_linear_tiles(),
+    )
+
+
+def linear_add(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
+    """The product out of attention onto the residual stream; its gradients are cuBLAS's."""
+    from wesar_sweep.kernels.fused import linear as fused
+
+    K, M, D = case.slots, case.batch * case.context, case.width
+    like = (device, dtype)
+    x, residual = random(K, M, D, like=like), random(K, M, D, like=like)
+    w = random(K, D, D, like=like, scale=D**-0.5)
+
+    def reference(x_KMD: Tensor, w_KDD: Tensor, residual_KMD: Tensor) -> tuple[Tensor, ...]:
+        return (residual_KMD + torch.bmm(x_KMD, w_KDD.transpose(1, 2)),)
+
+    return Contest(
+        op="linear_add",
+        case=case,
+        inputs={"x_KMD": x, "w_KDD": w, "residual_KMD": residual},
+        reference=reference,
+        forward=lambda: (fused.linear_add(x, w, residual),),
+        work=Work(3 * x.numel() * x.element_size(), 2.0 * x.numel() * D),
+        apart={"forward": lambda: torch.baddbmm(residual, x, w.transpose(1, 2))},
+        tiles={"forward": lambda t: lambda: fused.linear_add(x, w, residual, tiles_=t)},
+        chosen=_linear_tiles(),
+    )
+
+
+def gelu_linear_add(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
+    """Activation, product down and residual add; the gradient by what was activated."""
+    from wesar_sweep.kernels.fused import feed_forward as fused_feed_forward
+    from wesar_sweep.kernels.fused import linear as fused
+
+    K, M, D = case.slots, case.batch * case.context, case.width
+    hidden = case.architecture.ffn_width
+    like = (device, dtype)
+    u, residual = random(K, M, hidden, like=like), random(K, M, D, like=like)
+    w = random(K, D, hidden, like=like, scale=hidden**-0.5)
+
+    def reference(u_KMF: Tensor, w_KDF: Tensor, residual_KMD: Tensor) -> tuple[Tensor, ...]:
+        return (residual_KMD + torch.bmm(F.gelu(u_KMF), w_KDF.transpose(1, 2)),)
+
+    def backward(grads: Sequence[Tensor], tiles: Any = None) -> tuple[Tensor, ...]:
+        return (fused.gelu_linear_backward(grads[0], w, u, tiles_=tiles)[0],)
+
+    def forward_apart() -> object:
+        a = fused_feed_forward.gelu_forward(u)
+        return torch.baddbmm(residual, a, w.transpose(1, 2))
+
+    def backward_apart() -> object:
+        da = torch.bmm(grads[0], w)
+        return fused_feed_forward.gelu_backward(da, u, with_activation=True)
+
+    grads = [random(K, M, D, like=like)]
+    size, flops = u.element_size(), 2.0 * u.numel() * D
+    return Contest(
+        op="gelu_linear_add",
+        case=case,
+        inputs={"u_KMF": u, "w_KDF": w, "residual_KMD": residual},
+        reference=reference,
+        forward=lambda: (fused.gelu_linear_add(u, w, residual),),
+        work=Work((u.numel() + 2 * residual.numel()) * size, flops),
+        wrt=("u_KMF",),
+        backward=backward,
+        backward_work=Work((3 * u.numel() + residual.numel()) * size, flops),
+        apart={"forward": forward_apart, "backward": backward_apart},
+        tiles={
+            "forward": lambda t: lambda: fused.gelu_linear_add(u, w, residual, tiles_=t),
+            "backward": lambda t: lambda: backward(grads, t),
+        },
+        chosen=_linear_tiles(),
+    )
+
+
+def _linear_tiles() -> dict[str, Any]:
+    from wesar_sweep.kernels.fused import linear as fused
+
+    return {"forward": fused._FORWARD, "backward": fused._BACKWARD}
+
+
+def optimizer(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
+    """The whole update of stacks of wesar: pull-back, clip, AdamW, new effective weights, norms."""
+    from wesar_sweep.kernels import adamw as adamw_reference
+    from wesar_sweep.kernels.fused import optimizer as fused
+    from wesar_sweep.training.fused_step import _places
+    from wesar_sweep.training.parameters import ParameterRows, zero_rows
+    from wesar_sweep.training.slots import SlotTable
+
+    a, K = case.architecture, case.slots
+    rows = ParameterRows(a, slots=K, forms=frozenset({"scalar"}), device=device, dtype=dtype)
+    table = SlotTable(K, width=a.width, device=device)
+    run = case.run(0)
+    for slot in range(K):
+        rows.load(slot, run)
+        table.load(slot, run)
+    layout = rows.layout
+    # So large that what is compared is the update, not the weights that it is added to.
+    adamw = replace(table.adamw(), lr_K=torch.full((K,), 0.01, device=device))
+    first, second = (zero_rows(K, layout.size, device=device) for _ in range(2))
+    first.normal_(std=1e-3)
+    second.copy_(first.square())
+    gradient = zero_rows(K, layout.effective_size, device=device, dtype=dtype)
+    gradient.copy_(random(K, layout.effective_size, like=(device, dtype), scale=1e-3))
+    before = rows.parameter_KP.clone(), first.clone(), second.clone()
+
+    def reference(
+        parameter_KP: Tensor, first_KP: Tensor, second_KP: Tensor, gradient_KQ: Tensor
+    ) -> tuple[Tensor, ...]:
+        runs = len(parameter_KP)
+        whole_KP = torch.zeros_like(parameter_KP)
+        whole_KP[:, : layout.effective_size] = gradient_KQ
+        new_KP, gate_KM = parameter_KP.clone(), parameter_KP[:, layout.gates]
+        for group in layout.groups:
+            g, w = group.view(gradient_KQ.float()), group.view(parameter_KP)
+            gate = gate_KM[:, group.matrices]
+            group.view(whole_KP).copy_(g * gate[..., None, None])
+            whole_KP[:, layout.gates][:, group.matrices] = (g * w).sum(dim=(2, 3))
+        whole_KP[:, layout.gates] *= rows.gate_trains_KM[:runs]
+        moments = first_KP.clone(), second_KP.clone()
+        some = {name: getattr(adamw, name)[:runs] for name in adamw.__dataclass_fields__}
+        adamw_reference.reference(
+            new_KP,
+            *moments,
+            whole_KP,
+            grad_norm_K=torch.linalg.vector_norm(whole_KP, dim=1),
+            adamw=adamw_reference.AdamW(**some),
+            decayed=layout.matrix_parameters,
+        )
+        effective_KQ = new_KP[:, : layout.effective_size].clone()
+        for group in layout.groups:
+            gate = new_KP[:, layout.gates][:, group.matrices]
+            group.view(effective_KQ).mul_(gate[..., None, None])
+        return new_KP - parameter_KP, *moments, effective_KQ.to(dtype)
+
+    def update() -> object:
+        return fused.update(
+            rows.parameter_KP,
+            first,
+            second,
+            gradient,
+            rows.effective_KP,
+            adamw=adamw,
+            places=_places(layout),
+            forms=fused.Forms(rows.form_KM, rows.gate_trains_KM, rows.left, rows.right),
+        )
+
+    def forward() -> tuple[Tensor, ...]:
+        for tensor, value in zip((rows.parameter_KP, first, second), before, strict=True):
+            tensor.copy_(value)
+        update()
+        return rows.parameter_KP - before[0], first, second, rows.effective_KP
+
+    size = gradient.element_size()
+    return Contest(
+        op="optimizer",
+        case=case,
+        inputs={
+            "parameter_KP": before[0],
+            "first_KP": before[1],
+            "second_KP": before[2],
+            "gradient_KQ": gradient,
+        },
+        reference=reference,
+        forward=forward,
+        timed=update,
+        compiles=False,
+        work=Work(K * layout.size * (28 + 3 * size)),
+    )

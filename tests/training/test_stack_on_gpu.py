@@ -1,0 +1,89 @@
+"""On a GPU: the captured step against launched kernels; a run in company against it alone."""
+
+import math
+
+import pytest
+import torch
+
+from wesar_sweep.training.stack import Stack, StackTraits
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture
+def gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    return torch.device("cuda")
+
+
+@pytest.fixture
+def small_study(study_of):
+    return study_of(
+        model={"width": 64, "depth": 2, "heads": 2, "context": 64},
+        training={"steps": 300, "batch": 8, "warmup": 20, "lr": 3e-3},
+    )
+
+
+def losses(study, runs, text, device, *, steps, slots=None, **options):
+    """[steps, runs] of training losses, and validation losses at the end."""
+    traits = StackTraits.of(study, methods=["he", "wesar"])
+    stack = Stack(
+        runs[0].architecture,
+        slots=slots or len(runs),
+        traits=traits,
+        train_S=text.to(device),
+        precision="bf16",
+        **options,
+    )
+    stack.warm_up()
+    for slot in range(stack.slots):
+        stack.load(slot, runs[slot % len(runs)])
+    found = [torch.from_numpy(stack.train(50).read()[0]) for _ in range(steps // 50)]
+    window = text[-65 * 32 :].long().view(32, 65).to(device)
+    return torch.cat(found)[:, : len(runs)], stack.evaluate(range(len(runs)), window)
+
+
+def test_capture_changes_nothing(small_study, runs_of, text, gpu):
+    """The same kernels in the same order: equal bits."""
+    runs = runs_of(small_study, {"method": "wesar"}, {"method": "he", "seed": 1})
+    captured, _ = losses(small_study, runs, text, gpu, steps=100)
+    launched, _ = losses(small_study, runs, text, gpu, steps=100, capture=False)
+    assert torch.equal(captured, launched)
+
+
+def test_micro_batches_give_the_same_step(small_study, runs_of, text, gpu):
+    runs = runs_of(small_study, {"method": "wesar"})
+    whole, _ = losses(small_study, runs, text, gpu, steps=50)
+    parts, _ = losses(small_study, runs, text, gpu, steps=50, micro_batches=4)
+    # bfloat16: the parts of a gradient are rounded each; the curves drift apart slowly.
+    assert (whole - parts).abs()[:10].max() < 0.02
+    assert (whole - parts).abs().mean() < 0.05
+
+
+def test_a_run_alone_and_among_64(small_study, runs_of, text, gpu):
+    """Sums may take another order with K, so curves drift as two seeds' rounding would."""
+    runs = runs_of(small_study, *({"method": "wesar", "seed": n} for n in range(20)))
+    together, final_together = losses(small_study, runs, text, gpu, steps=300, slots=64)
+    differences, curves = [], []
+    for n, run in enumerate(runs):
+        alone, (final,) = losses(small_study, [run], text, gpu, steps=300)
+        curves.append((alone[:, 0] - together[:, n]).abs())
+        differences.append(final - final_together[n])
+    curve = torch.stack(curves)
+    assert curve[:, :5].max() < 0.02, "the first steps differ by rounding alone"
+    assert curve.mean() < 0.05
+    mean = sum(differences) / 20
+    spread = math.sqrt(sum((d - mean) ** 2 for d in differences) / 19)
+    print(f"final loss alone minus among 64: mean {mean:+.5f}, sd {spread:.5f}, n 20")
+    # Student's t at 1 in 1000 with 19 degrees of freedom: centred on zero.
+    assert abs(mean) <= 3.88 * spread / math.sqrt(20) + 1e-6
+
+
+def test_nan_in_one_run_changes_no_other(small_study, runs_of, text, gpu):
+    cells = [{"method": "he", "seed": n} for n in range(4)]
+    clean, _ = losses(small_study, runs_of(small_study, *cells), text, gpu, steps=50)
+    cells[2]["lr"] = 1e30
+    got, _ = losses(small_study, runs_of(small_study, *cells), text, gpu, steps=50)
+    assert not torch.isfinite(got[-1, 2])
+    assert torch.equal(got[:, [0, 1, 3]], clean[:, [0, 1, 3]])
