@@ -14,10 +14,13 @@ import torch
 from wesar_sweep.config.run import Architecture
 from wesar_sweep.config.study import Precision
 from wesar_sweep.model.layout import Layout
-from wesar_sweep.training.stack import Stack, StackTraits
+from wesar_sweep.training.stack import Stack, StackTraits, dtype_of
 
 CPU_SLOTS = 4
 """Runs a single-threaded CPU worker stacks by default; see docs/LOG.md for the measurement."""
+
+LIBRARY_ROWS = 65_535
+"""Most (run, sequence, head) rows that torch's attention takes on one axis of its grid."""
 
 _MARGIN = 1.05
 """A captured step's memory is a little more fragmented than a launched one's."""
@@ -79,6 +82,8 @@ def choose_slots(
         free = int(psutil.virtual_memory().available // workers * memory_fraction)
         each = counted_bytes_a_run(architecture)
         return Fit(max(1, min(free // each, CPU_SLOTS)), 1, each, 0, free)
+    from wesar_sweep.kernels.fused import attention  # Only where there is a GPU.
+
     torch.cuda.empty_cache()
     free = int(torch.cuda.mem_get_info(device)[0] * memory_fraction)
     micro_batches = 1
@@ -99,7 +104,11 @@ def choose_slots(
         micro_batches = _next_divisor(architecture.batch, micro_batches)
     each = max(1, int((two - one) * _MARGIN))
     fixed = max(0, one - each)
-    return Fit(max(1, (free - fixed) // each), micro_batches, each, fixed, free)
+    fits = (free - fixed) // each
+    if not attention.use_fused(architecture.context, architecture.head_width, dtype_of(precision)):
+        sequences = architecture.batch // micro_batches
+        fits = min(fits, LIBRARY_ROWS // (sequences * architecture.heads))
+    return Fit(max(1, fits), micro_batches, each, fixed, free)
 
 
 def _next_divisor(batch: int, parts: int) -> int:

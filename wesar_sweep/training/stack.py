@@ -95,6 +95,11 @@ class Block:
         return loss_SK, norm_SK, probes
 
 
+def dtype_of(precision: Precision) -> torch.dtype:
+    """Type of effective weights and activations."""
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
 class Stack:
     """The state of K runs and the step that advances them all.
 
@@ -131,9 +136,12 @@ class Stack:
         on_gpu = self.device.type == "cuda"
         if on_gpu:
             torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.rows = ParameterRows(
-            architecture, slots=slots, forms=traits.forms, device=self.device, dtype=dtype
+            architecture,
+            slots=slots,
+            forms=traits.forms,
+            device=self.device,
+            dtype=dtype_of(precision),
         )
         self.table = SlotTable(slots, width=architecture.width, device=self.device)
         self.first_KP = zero_rows(slots, self.rows.layout.size, device=self.device)
