@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from wesar_sweep.kernels import attention as reference
+from wesar_sweep.kernels import rope
 from wesar_sweep.kernels.fused import attention, library_attention
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
@@ -16,15 +17,42 @@ def expected(qkv, *, heads, context):
     return reference.reference(q, k, v).reshape(K, M, X // 3)
 
 
-def run(qkv, dy, *, heads, context):
+def run(qkv, dy, *, heads, context, **options):
     """Output and packed gradient of the fused op."""
     D = qkv.shape[2] // 3
     shape = {"heads": heads, "head_width": D // heads, "context": context}
     q, k, v = qkv.split(D, dim=2)
     y, lse = attention.forward(q, k, v, **shape)
     out = torch.full_like(qkv, torch.nan)
-    attention.backward(dy, q, k, v, y, lse, out=out, **shape)
+    attention.backward(dy, q, k, v, y, lse, out=out, **shape, **options)
     return y, out
+
+
+def test_gradients_can_leave_before_the_rotation(device):
+    generator = torch.Generator().manual_seed(7)
+    for runs, sequences, context, heads, width in ((1, 2, 9, 1, 16), (2, 1, 130, 2, 32)):
+        D = heads * width
+        qkv = torch.randn(runs, sequences * context, 3 * D, generator=generator).to(device)
+        dy = torch.randn(runs, sequences * context, D, generator=generator).to(device)
+        shape = {"heads": heads, "context": context}
+        cos, sin = rope.tables(context, width, device=device)
+        leaf = qkv.clone().requires_grad_()
+        q, k, v = leaf.unflatten(2, (3, heads, width)).unflatten(1, (-1, context)).unbind(3)
+        turned = torch.stack((rope.reference(q, cos, sin), rope.reference(k, cos, sin), v), dim=3)
+        packed = turned.reshape(qkv.shape)
+        (want,) = torch.autograd.grad(expected(packed, **shape), leaf, dy)
+        _, got = run(packed.detach(), dy, rotation=(cos, sin), **shape)
+        close(got, want, tolerance=1e-5)
+
+
+def test_the_largest_logit(device):
+    generator = torch.Generator().manual_seed(3)
+    qkv = torch.randn(3, 2 * 70, 3 * 2 * 16, generator=generator).to(device)
+    q, k, v = qkv.split(32, dim=2)
+    found = []
+    attention.forward(q, k, v, heads=2, head_width=16, context=70, peaks=found)
+    heads = [x.unflatten(2, (2, 16)).unflatten(1, (2, 70)) for x in (q, k)]
+    torch.testing.assert_close(found[0], reference.max_logit(*heads), atol=1e-5, rtol=1e-5)
 
 
 def run_library(qkv, dy, *, heads, context):

@@ -46,6 +46,16 @@ def expect(total, gain, dy, dsum):
     return y.detach(), rstd.detach(), dx, dgain[0] if dgain else None
 
 
+def backward(dy, total, rstd, gain, dsum=None):
+    """Gradients of the sum and the gain (None without one)."""
+    K, M, D = dy.shape
+    if gain is None:
+        return fused.backward(dy, total, rstd, None, dsum), None
+    parts = torch.empty(K, fused.partial_sums(K, M, D), D, dtype=torch.float32, device=dy.device)
+    dx = fused.backward(dy, total, rstd, gain, dsum, partial_KBD=parts)
+    return dx, fused.sum_partials(parts)
+
+
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("with_gain", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -57,7 +67,7 @@ def test_equals_the_formula(K, M, D, dtype, with_gain, residual, device, poisone
     kept = [None if z is None else z.clone() for z in (x, delta, dy, dsum, gain)]
 
     total, y, rstd = fused.forward(x, gain, delta)
-    dx, dgain = fused.backward(dy, total, rstd, gain, dsum)
+    dx, dgain = backward(dy, total, rstd, gain, dsum)
 
     if residual:
         exact = 0 if dtype == torch.float32 or x.is_cuda else BF16
@@ -91,7 +101,7 @@ def test_equals_the_plain_one(device):
 def test_gains_of_another_type_than_the_rows(gain_dtype, device, poisoned_empty):
     x, _, dy, _, gain = case(3, 5, 32, torch.bfloat16, device, gain_dtype=gain_dtype)
     total, y, rstd = fused.forward(x, gain)
-    _, dgain = fused.backward(dy, total, rstd, gain)
+    _, dgain = backward(dy, total, rstd, gain)
     expected_y, _, _, expected_dgain = expect(x, gain, dy, None)
     torch.testing.assert_close(y.double(), expected_y, **TOLERANCE[torch.bfloat16])
     torch.testing.assert_close(dgain.double(), expected_dgain, atol=2e-5, rtol=2e-5)
@@ -115,11 +125,10 @@ def test_switched_off_runs_pass_through(switch_dtype, device):
     x, _, dy, dsum, _ = case(3, 5, 7, torch.bfloat16, device)
     switch = torch.tensor([1, 0, 1], device=device).to(switch_dtype)
     total, y, rstd = fused.forward(x, None, switch_K=switch)
-    dx, nothing = fused.backward(dy, total, rstd, None, switch_K=switch)
-    dx_sum, _ = fused.backward(dy, total, rstd, None, dsum, switch_K=switch)
+    dx = fused.backward(dy, total, rstd, None, switch_K=switch)
+    dx_sum = fused.backward(dy, total, rstd, None, dsum, switch_K=switch)
     _, y_all, rstd_all = fused.forward(x, None)
-    dx_all, _ = fused.backward(dy, x, rstd_all, None)
-    assert nothing is None
+    dx_all = fused.backward(dy, x, rstd_all, None)
     assert torch.equal(y[1], x[1]) and torch.equal(dx[1], dy[1])
     torch.testing.assert_close(dx_sum[1], dy[1] + dsum[1], atol=0, rtol=BF16)
     for k in (0, 2):
@@ -138,8 +147,8 @@ def test_a_dead_run_stays_alone(poison, device, poisoned_empty):
     def all_of_it():
         total, y, rstd = fused.forward(x, gain, delta)
         _, y_switched, _ = fused.forward(x, None, switch_K=switch)
-        dx_switched, _ = fused.backward(dy, x, rstd, None, switch_K=switch)
-        return total, y, rstd, y_switched, dx_switched, *fused.backward(dy, total, rstd, gain, dsum)
+        dx_switched = fused.backward(dy, x, rstd, None, switch_K=switch)
+        return total, y, rstd, y_switched, dx_switched, *backward(dy, total, rstd, gain, dsum)
 
     before = all_of_it()
     x[1], dy[1] = poison, torch.nan
@@ -152,8 +161,8 @@ def test_a_dead_run_stays_alone(poison, device, poisoned_empty):
 def test_gradient_of_the_gain_is_the_same_every_time(device):
     x, _, dy, _, gain = case(1, 700, 33, torch.float32, device)
     total, _, rstd = fused.forward(x, gain)
-    first = fused.backward(dy, total, rstd, gain)[1]
-    assert torch.equal(first, fused.backward(dy, total, rstd, gain)[1])
+    first = backward(dy, total, rstd, gain)[1]
+    assert torch.equal(first, backward(dy, total, rstd, gain)[1])
 
 
 @pytest.mark.parametrize(("K", "blocks", "D"), [(1, 1, 1), (3, 33, 130), (2, 70, 64)])
@@ -163,13 +172,30 @@ def test_sum_of_partials(K, blocks, D, device, poisoned_empty):
     torch.testing.assert_close(fused.sum_partials(partial).double(), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sums_of_many_norms_in_their_places(dtype, device, poisoned_empty):
+    partial = torch.randn(4, 3, 33, 40, device=device)
+    row = torch.randn(3, 4 * 40 + 24, device=device).to(dtype)
+    before, place = row.clone(), slice(16, 16 + 4 * 40)
+    expected = partial.double().sum(2).transpose(0, 1).flatten(1)
+    rounding = dict(atol=1e-5, rtol=1e-5 if dtype == torch.float32 else BF16)
+    fused.sum_gains(partial, row[:, place])
+    torch.testing.assert_close(row[:, place].double(), expected, **rounding)
+    fused.sum_gains(partial, row[:, place], add=True)
+    twice = dict(rounding, atol=rounding["atol"] if dtype == torch.float32 else 0.15)
+    torch.testing.assert_close(row[:, place].double(), 2 * expected, **twice)
+    for outside in (slice(0, 16), slice(16 + 4 * 40, None)):
+        assert torch.equal(row[:, outside], before[:, outside])
+
+
 def test_compiles_for_hopper_without_spills_in_wide_accesses():
     kernels = compile_calls("""
         from wesar_sweep.kernels.fused import rms_norm
         for K, M, D in ((256, 2048, 128), (1, 65536, 768), (1, 8192, 8192)):
             x, rstd, gain = meta(K, M, D), meta(K, M, dtype=f32), meta(K, D, stride=(16 * D, 1))
             rms_norm.forward(x, gain, x)
-            rms_norm.backward(x, x, rstd, gain, x)
+            partial = meta(K, rms_norm.partial_sums(K, M, D), D, dtype=f32)
+            rms_norm.backward(x, x, rstd, gain, x, partial_KBD=partial)
     """)
     assert len(kernels) >= 6
     for kernel in kernels:
@@ -190,7 +216,7 @@ def test_real_shapes(K, M, D, gpu, poisoned_empty):
         for i in range(5)
     )
     total, y, rstd = fused.forward(x, gain, delta)
-    dx, dgain = fused.backward(dy, total, rstd, gain, dsum)
+    dx, dgain = backward(dy, total, rstd, gain, dsum)
     for k in {0, K // 2, K - 1}:
         run = slice(k, k + 1)
         expected_y, _, expected_dx, expected_dgain = expect(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from wesar_sweep.kernels.fused import attention, linear
 from wesar_sweep.training.stack import Stack, StackTraits
 
 METHODS = (
@@ -39,8 +40,17 @@ def make(study, runs, text, device, **options):
     return stack
 
 
+@pytest.fixture(params=[False, True], ids=["by shape", "all by hand"])
+def by_hand(request, monkeypatch):
+    """Whether the products and the attention that only bfloat16 takes are taken in float32 too."""
+    if request.param:
+        monkeypatch.setattr(linear, "supported", lambda *shape: True)
+        monkeypatch.setattr(attention, "use_fused", lambda *shape: True)
+    return request.param
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-def test_equals_the_reference_step(study_of, runs_of, text, device, shape):
+def test_equals_the_reference_step(study_of, runs_of, text, device, shape, by_hand):
     """Float32, methods of every form in one stack: losses, norms and each probe over two steps."""
     study = study_of(model=shape, training={"z_loss": 1e-3, "clip": 0.5, "weight_decay": 0.1})
     runs = runs_of(study, *({"method": name, "seed": n} for n, name in enumerate(MIXED)))

@@ -138,7 +138,7 @@ class _Shape:
 def _shape(device: torch.device, dtype: torch.dtype) -> _Shape:
     # Under the interpreter a program takes a millisecond.
     if device.type == "cpu":
-        return _Shape(K=3, B=2, T=9, H=2, E=8, F=48, V=33)
+        return _Shape(K=3, B=2, T=9, H=2, E=16, F=48, V=33)
     # In float32 a product of these widths spills its registers and takes seconds to compile;
     # training takes the library's there.
     if dtype == torch.float32:
@@ -179,8 +179,16 @@ def _packed_reference(qkv_KMX: Tensor, s: _Shape) -> Tensor:
     return attention.reference(q, k, v).reshape(s.K, s.M, s.D)
 
 
+def _rotated(qkv_KMX: Tensor, angles: tuple[Tensor, Tensor], s: _Shape) -> Tensor:
+    """Packed rows with queries and keys rotated, [K, M, 3D]."""
+    parts = qkv_KMX.unflatten(2, (3, s.H, s.E)).unflatten(1, (s.B, s.T)).unbind(3)
+    turned = [rope.reference(part, *angles) for part in parts[:2]]
+    return torch.stack((*turned, parts[2]), dim=3).reshape(s.K, s.M, 3 * s.D)
+
+
 def _attention(device: torch.device, dtype: torch.dtype) -> float:
     from wesar_sweep.kernels.fused import attention as fused
+    from wesar_sweep.kernels.fused import linear
 
     make = _Maker(device, dtype)
     s = make.shape
@@ -192,7 +200,15 @@ def _attention(device: torch.device, dtype: torch.dtype) -> float:
     y, kept = fused.forward(q, k, v, **s.heads)
     out = torch.full_like(qkv, torch.nan)
     fused.backward(dy, q, k, v, y, kept, out=out, **s.heads)
-    return _worst([(y, want.detach()), (out, dwant)])
+    pairs = [(y, want.detach()), (out, dwant)]
+    if linear.turns(s.E):
+        angles = rope.tables(s.T, s.E, device=device)
+        before = _leaf(qkv)
+        (dturned,) = torch.autograd.grad(_rotated(before, angles, s), before, out.float())
+        turned = torch.full_like(qkv, torch.nan)
+        fused.backward(dy, q, k, v, y, kept, out=turned, rotation=angles, **s.heads)
+        pairs.append((turned, dturned))
+    return _worst(pairs)
 
 
 def _library_attention(device: torch.device, dtype: torch.dtype) -> float:
@@ -323,8 +339,7 @@ def _gelu(device: torch.device, dtype: torch.dtype) -> float:
     leaf = _leaf(u)
     a = feed_forward.gelu_reference(leaf)
     (du,) = torch.autograd.grad(a, leaf, da.float())
-    got_du, again = fused.gelu_backward(da, u, with_activation=True)
-    return _worst([(fused.gelu_forward(u), a.detach()), (got_du, du), (again, a.detach())])
+    return _worst([(fused.gelu_forward(u), a.detach()), (fused.gelu_backward(da, u), du)])
 
 
 def _swiglu(device: torch.device, dtype: torch.dtype) -> float:
@@ -336,8 +351,7 @@ def _swiglu(device: torch.device, dtype: torch.dtype) -> float:
     leaf = _leaf(u)
     a = feed_forward.swiglu_reference(*leaf.chunk(2, dim=2))
     (du,) = torch.autograd.grad(a, leaf, da.float())
-    got_du, again = fused.swiglu_backward(da, u, with_activation=True)
-    return _worst([(fused.swiglu_forward(u), a.detach()), (got_du, du), (again, a.detach())])
+    return _worst([(fused.swiglu_forward(u), a.detach()), (fused.swiglu_backward(da, u), du)])
 
 
 def _rstd(x: Tensor) -> Tensor:
@@ -357,6 +371,12 @@ def _linear_forward(device: torch.device, dtype: torch.dtype) -> float:
     y, got_h, got_rstd = fused.norm_linear(x, gain, up)
     plain = residual.float() + u.float() @ down.float().mT
     active = residual.float() + F.gelu(u.float()) @ down.float().mT
+    turned = []
+    if fused.turns(s.E):
+        angles = rope.tables(s.T, s.E, device=device)
+        qkv = make.in_row(s.K, 3 * s.D, s.D, scale=s.D**-0.5)
+        got = fused.norm_linear(x, gain, qkv, rotation=angles)[0]
+        turned.append((got, _rotated(h @ qkv.float().mT, angles, s)))
     return _worst(
         [
             (y, h @ up.float().mT),
@@ -364,12 +384,14 @@ def _linear_forward(device: torch.device, dtype: torch.dtype) -> float:
             (got_rstd, _rstd(x)),
             (fused.linear_add(u, down, residual), plain),
             (fused.gelu_linear_add(u, down, residual), active),
+            *turned,
         ]
     )
 
 
 def _linear_backward(device: torch.device, dtype: torch.dtype) -> float:
     from wesar_sweep.kernels.fused import linear as fused
+    from wesar_sweep.kernels.fused.rms_norm import sum_partials
 
     make = _Maker(device, dtype)
     s = make.shape
@@ -382,13 +404,14 @@ def _linear_backward(device: torch.device, dtype: torch.dtype) -> float:
     product = rms_norm.reference(x_leaf, gain_leaf) @ up.float().mT
     dx, dgain = torch.autograd.grad(product, (x_leaf, gain_leaf), u.float())
     got_du, got_a = fused.gelu_linear_backward(dy, down, u)
-    got_dx, got_dgain = fused.linear_norm_backward(u, up, x, _rstd(x), gain, dy)
+    partial = x.new_empty(s.K, fused.partial_sums(s.M), s.D, dtype=torch.float32)
+    got_dx = fused.linear_norm_backward(u, up, x, _rstd(x), gain, dy, partial_KBI=partial)
     return _worst(
         [
             (got_du, du),
             (got_a, a.detach()),
             (got_dx, dx + dy.float()),
-            (got_dgain, dgain),
+            (sum_partials(partial), dgain),
         ]
     )
 
@@ -405,14 +428,15 @@ def _rms_norm(device: torch.device, dtype: torch.dtype) -> float:
     y = rms_norm.reference(leaf, gain_leaf)
     dx, dgain = torch.autograd.grad(y, (leaf, gain_leaf), dy.float())
     got_sum, got_y, got_rstd = fused.forward(x, gain, delta)
-    got_dx, got_dgain = fused.backward(dy, total, _rstd(total), gain, dsum)
+    partial = x.new_empty(s.K, fused.partial_sums(s.K, s.M, s.D), s.D, dtype=torch.float32)
+    got_dx = fused.backward(dy, total, _rstd(total), gain, dsum, partial_KBD=partial)
     return _worst(
         [
             (got_sum, total),
             (got_y, y.detach()),
             (got_rstd, _rstd(total)),
             (got_dx, dx + dsum.float()),
-            (got_dgain, dgain),
+            (fused.sum_partials(partial), dgain),
         ]
     )
 

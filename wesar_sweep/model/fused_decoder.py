@@ -2,8 +2,9 @@
 
 Computes what `model.decoder` computes through autograd, for K runs at once, and writes the gradient
 of every effective weight straight into a flat row. Two ways through a layer, by its width: where
-`kernels.fused.linear` pays (narrow models, bound by memory traffic) norms, activations and residual
-adds are part of the products; elsewhere the products are cuBLAS's and the rest is one kernel an op.
+`kernels.fused.linear` pays (narrow models, bound by memory traffic) norms, rotations, activations
+and residual adds are part of the products; elsewhere the products are cuBLAS's and the rest is one
+kernel an op, and what was activated is kept, which is cheaper than to make it again.
 Nothing here waits for the GPU or asks a tensor for its value, so a step can be captured.
 """
 
@@ -82,6 +83,8 @@ class _Layer:
     attended: _Attended
     feed_forward: _Projected
     u_KMF: Tensor
+    activated_KMF: Tensor | None
+    """None where the backward pass makes it again."""
 
 
 class FusedDecoder:
@@ -99,20 +102,29 @@ class FusedDecoder:
         self._narrow = linear.supported(a.width, a.ffn_width, dtype)
         self._own_attention = attention.use_fused(a.context, a.head_width, dtype)
         self._heads = _Heads(heads=a.heads, head_width=a.head_width, context=a.context)
-        self._cos_TE: Tensor | None = None
-        self._sin_TE: Tensor | None = None
+        self._rotation: tuple[Tensor, Tensor] | None = None
         if a.position == "rope":
-            self._cos_TE, self._sin_TE = rope_tables.tables(a.context, a.head_width, device=device)
+            self._rotation = rope_tables.tables(a.context, a.head_width, device=device)
+        # Rotations inside other kernels; with head norms, which stand before them, they stay apart.
+        inside = self._rotation if not a.qk_norm and linear.turns(a.head_width) else None
+        self._into_product = inside if self._narrow else None
+        self._out_of_attention = inside if self._own_attention else None
 
     # The residual stream is a pair: x, and a part still to be added by the next norm (or None).
 
     def _project(
-        self, x_KMD: Tensor, delta_KMD: Tensor | None, gain_KD: Tensor, w_KOD: Tensor
+        self,
+        x_KMD: Tensor,
+        delta_KMD: Tensor | None,
+        gain_KD: Tensor,
+        w_KOD: Tensor,
+        *,
+        rotation: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, _Projected]:
-        """Norm, then product."""
+        """Norm, then product; of narrow models with a rotation of queries and keys where given."""
         if self._narrow:
             assert delta_KMD is None
-            y_KMO, h_KMD, rstd_KM = linear.norm_linear(x_KMD, gain_KD, w_KOD)
+            y_KMO, h_KMD, rstd_KM = linear.norm_linear(x_KMD, gain_KD, w_KOD, rotation=rotation)
         else:
             x_KMD, h_KMD, rstd_KM = rms_norm.forward(x_KMD, gain_KD, delta_KMD)
             y_KMO = torch.bmm(h_KMD, w_KOD.transpose(1, 2))
@@ -125,18 +137,30 @@ class FusedDecoder:
         gain_KD: Tensor,
         saved: _Projected,
         dresidual_KMD: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """(gradient of the residual stream before the norm, float32 gradient of the gain)."""
+        partial_KBD: Tensor,
+    ) -> Tensor:
+        """Gradient of the residual stream before the norm; the gain's in parts to `partial_KBD`."""
         if self._narrow:
             return linear.linear_norm_backward(
-                dy_KMO, w_KOD, saved.x_KMD, saved.rstd_KM, gain_KD, dresidual_KMD
-            )
+                dy_KMO, w_KOD, saved.x_KMD, saved.rstd_KM, gain_KD, dresidual_KMD,
+                partial_KBI=partial_KBD,
+            )  # fmt: skip
         dh_KMD = torch.bmm(dy_KMO, w_KOD)
-        dx_KMD, dgain_KD = rms_norm.backward(
-            dh_KMD, saved.x_KMD, saved.rstd_KM, gain_KD, dresidual_KMD
+        return rms_norm.backward(
+            dh_KMD, saved.x_KMD, saved.rstd_KM, gain_KD, dresidual_KMD, partial_KBD=partial_KBD
         )
-        assert dgain_KD is not None
-        return dx_KMD, dgain_KD
+
+    def _partials(self, x_KMD: Tensor) -> tuple[Tensor, Tensor]:
+        """Room for the parts of the gains' gradients: of the layers' norms, and of the last."""
+        K, M, D = x_KMD.shape
+        apart = rms_norm.partial_sums(K, M, D)
+        inside = linear.partial_sums(M) if self._narrow else apart
+        last = apart if self._a.vocabulary > FULL_LOGITS_VOCABULARY else inside
+        shapes = [(2 * self._a.depth, K, inside, D), (1, K, last, D)]
+        layers_NKBD, last_NKBD = (
+            torch.empty(*shape, dtype=torch.float32, device=x_KMD.device) for shape in shapes
+        )
+        return layers_NKBD, last_NKBD
 
     def _add_product(
         self, y_KMI: Tensor, w_KDI: Tensor, residual_KMD: Tensor
@@ -147,20 +171,24 @@ class FusedDecoder:
         return residual_KMD, torch.bmm(y_KMI, w_KDI.transpose(1, 2))
 
     def _attend(
-        self, qkv_KMX: Tensor, gain_K2E: Tensor | None
+        self, qkv_KMX: Tensor, gain_K2E: Tensor | None, *, peaks: list[Tensor] | None
     ) -> tuple[Tensor, Tensor | None, _Attended]:
         """Mixed values, statistics of the head norms, and what the backward pass needs."""
         qk_KMY, statistics = qkv_KMX[..., : 2 * self._a.width], None
-        if gain_K2E is not None or self._cos_TE is not None:
+        rotate = self._rotation is not None and self._into_product is None
+        if gain_K2E is not None or rotate:
+            cos_TE, sin_TE = self._rotation or (None, None)
             qk_KMY, statistics = rope.forward(
-                qkv_KMX, self._cos_TE, self._sin_TE, gain_K2E=gain_K2E, **self._heads
+                qkv_KMX, cos_TE, sin_TE, gain_K2E=gain_K2E, **self._heads
             )
         q_KMD, k_KMD = qk_KMY.chunk(2, dim=2)
         v_KMD = qkv_KMX.chunk(3, dim=2)[2]
         if self._own_attention:
-            y_KMD, lse = attention.forward(q_KMD, k_KMD, v_KMD, **self._heads)
+            y_KMD, lse = attention.forward(q_KMD, k_KMD, v_KMD, peaks=peaks, **self._heads)
             return y_KMD, statistics, _Attended(q_KMD, k_KMD, v_KMD, lse, None)
         y_KMD, tape = library_attention.forward(q_KMD, k_KMD, v_KMD, **self._heads)
+        if peaks is not None:
+            peaks.append(self._max_attention_logit(q_KMD, k_KMD))
         return y_KMD, statistics, _Attended(q_KMD, k_KMD, v_KMD, None, tape)
 
     def _attend_backward(
@@ -170,51 +198,53 @@ class FusedDecoder:
         dqkv_KMX = torch.empty_like(layer.qkv_KMX)
         into_q, into_k, into_v = dqkv_KMX.chunk(3, dim=2)
         a = layer.attended
-        turned = gain_K2E is not None or self._cos_TE is not None
+        apart = gain_K2E is not None or self._rotation is not None
         if a.tape is not None:
             dq_KMD, dk_KMD, dv_KMD = library_attention.backward(dy_KMD, a.tape, **self._heads)
             into_v.copy_(dv_KMD)
-            if not turned:
+            if not apart:
                 into_q.copy_(dq_KMD)
                 into_k.copy_(dk_KMD)
         else:
             assert a.lse is not None
             attention.backward(
                 dy_KMD, a.q_KMD, a.k_KMD, a.v_KMD, layer.mixed_KMD, a.lse, out=dqkv_KMX,
-                **self._heads,
+                rotation=self._out_of_attention, **self._heads,
             )  # fmt: skip
+            apart = apart and self._out_of_attention is None
             dq_KMD, dk_KMD = into_q, into_k
-        if not turned:
+        if not apart:
             return dqkv_KMX, None
+        cos_TE, sin_TE = self._rotation or (None, None)
         dgain_K2E = rope.backward(
-            dq_KMD, dk_KMD, layer.qkv_KMX, self._cos_TE, self._sin_TE, layer.heads, gain_K2E,
+            dq_KMD, dk_KMD, layer.qkv_KMX, cos_TE, sin_TE, layer.heads, gain_K2E,
             out=dqkv_KMX, **self._heads,
         )  # fmt: skip
         return dqkv_KMX, dgain_K2E
 
     def _activate(
         self, u_KMF: Tensor, w_KDF: Tensor, residual_KMD: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Activation and the product down, onto the residual stream."""
-        if self._a.ffn == "swiglu":
-            return self._add_product(feed_forward.swiglu_forward(u_KMF), w_KDF, residual_KMD)
-        if self._narrow:
-            return linear.gelu_linear_add(u_KMF, w_KDF, residual_KMD), None
-        return self._add_product(feed_forward.gelu_forward(u_KMF), w_KDF, residual_KMD)
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Activation and product down onto the residual stream; what was activated, if kept."""
+        if self._narrow and self._a.ffn == "gelu":
+            return linear.gelu_linear_add(u_KMF, w_KDF, residual_KMD), None, None
+        forward = (
+            feed_forward.swiglu_forward if self._a.ffn == "swiglu" else feed_forward.gelu_forward
+        )
+        a_KMF = forward(u_KMF)
+        return *self._add_product(a_KMF, w_KDF, residual_KMD), a_KMF
 
     def _activate_backward(
-        self, dx_KMD: Tensor, w_KDF: Tensor, u_KMF: Tensor
+        self, dx_KMD: Tensor, w_KDF: Tensor, layer: _Layer
     ) -> tuple[Tensor, Tensor]:
-        """(gradient of what was activated, the activation once more)."""
-        if self._narrow and self._a.ffn == "gelu":
-            return linear.gelu_linear_backward(dx_KMD, w_KDF, u_KMF)
+        """(gradient of what was activated, the activation)."""
+        if layer.activated_KMF is None:
+            return linear.gelu_linear_backward(dx_KMD, w_KDF, layer.u_KMF)
         da_KMF = torch.bmm(dx_KMD, w_KDF)
         backward = (
             feed_forward.swiglu_backward if self._a.ffn == "swiglu" else feed_forward.gelu_backward
         )
-        du_KMF, a_KMF = backward(da_KMF, u_KMF, with_activation=True)
-        assert a_KMF is not None
-        return du_KMF, a_KMF
+        return backward(da_KMF, layer.u_KMF), layer.activated_KMF
 
     def _views(self, row_KP: Tensor) -> _Views:
         """Each matrix of a flat row, a layer at a time, as views."""
@@ -254,17 +284,21 @@ class FusedDecoder:
         delta_KMD: Tensor | None = None
         for n in range(self._a.depth):
             gain_K2E = None if views.heads is None else views.heads[n]
-            qkv_KMX, before = self._project(x_KMD, delta_KMD, views.norms[2 * n], views.qkv[n])
+            qkv_KMX, before = self._project(
+                x_KMD, delta_KMD, views.norms[2 * n], views.qkv[n], rotation=self._into_product
+            )
             if taps is not None and n > 0:
                 taps.residual_rms.append(_rms_of(before.rstd_KM))
-            mixed_KMD, statistics, attended = self._attend(qkv_KMX, gain_K2E)
-            if taps is not None:
-                taps.max_attention_logit.append(self._max_attention_logit(attended))
+            peaks = None if taps is None else taps.max_attention_logit
+            mixed_KMD, statistics, attended = self._attend(qkv_KMX, gain_K2E, peaks=peaks)
             x_KMD, delta_KMD = self._add_product(mixed_KMD, views.o[n], before.x_KMD)
             u_KMF, middle = self._project(x_KMD, delta_KMD, views.norms[2 * n + 1], views.up[n])
-            x_KMD, delta_KMD = self._activate(u_KMF, views.down[n], middle.x_KMD)
+            x_KMD, delta_KMD, a_KMF = self._activate(u_KMF, views.down[n], middle.x_KMD)
             if keep is not None:
-                keep.append(_Layer(before, qkv_KMX, statistics, mixed_KMD, attended, middle, u_KMF))
+                keep.append(
+                    _Layer(before, qkv_KMX, statistics, mixed_KMD, attended, middle, u_KMF, a_KMF)
+                )
+            del a_KMF
         return x_KMD, delta_KMD
 
     def loss(
@@ -335,6 +369,7 @@ class FusedDecoder:
 
         x_KMD, embed_norm = self._embed(views, token_KM, switches)
         x_KMD, delta_KMD = self._layers(views, x_KMD, keep=kept, taps=taps)
+        parts_NKBD, last_NKBD = self._partials(x_KMD)
         gain_KD = views.norms[-1]
         if a.vocabulary > FULL_LOGITS_VOCABULARY:
             x_KMD, h_KMD, rstd_KM = rms_norm.forward(x_KMD, gain_KD, delta_KMD)
@@ -347,7 +382,7 @@ class FusedDecoder:
                 dw_out_KVD=into.predict_KVD,
                 max_logit=None if taps is None else taps.max_output_logit,
             )
-            dx_KMD, dgain = rms_norm.backward(dh_KMD, x_KMD, rstd_KM, gain_KD)
+            dx_KMD = rms_norm.backward(dh_KMD, x_KMD, rstd_KM, gain_KD, partial_KBD=last_NKBD[0])
         else:
             logit_KMV, last = self._project(x_KMD, delta_KMD, gain_KD, views.predict_KVD)
             rstd_KM = last.rstd_KM
@@ -357,40 +392,39 @@ class FusedDecoder:
                 logit_KMV, target_KM, z_loss_K, scale=scale, out=logit_KMV
             )
             _product(dlogit_KMV, last.h_KMD, into.predict_KVD)
-            dx_KMD, dgain = self._project_backward(
-                dlogit_KMV, views.predict_KVD, gain_KD, last, None
+            dx_KMD = self._project_backward(
+                dlogit_KMV, views.predict_KVD, gain_KD, last, None, last_NKBD[0]
             )
         if taps is not None:
             taps.residual_rms.append(_rms_of(rstd_KM))
-        assert dgain is not None
-        gains = [(gain_views.norms[-1], dgain)]
+        head_gains: list[tuple[Tensor, Tensor]] = []
 
         for n in reversed(range(a.depth)):
             layer = kept.pop()
-            du_KMF, activated_KMF = self._activate_backward(dx_KMD, views.down[n], layer.u_KMF)
+            du_KMF, activated_KMF = self._activate_backward(dx_KMD, views.down[n], layer)
             _product(dx_KMD, activated_KMF, into.down[n])
             _product(du_KMF, layer.feed_forward.h_KMD, into.up[n])
             del activated_KMF
-            dx_KMD, dgain = self._project_backward(
-                du_KMF, views.up[n], views.norms[2 * n + 1], layer.feed_forward, dx_KMD
-            )
-            gains.append((gain_views.norms[2 * n + 1], dgain))
+            dx_KMD = self._project_backward(
+                du_KMF, views.up[n], views.norms[2 * n + 1], layer.feed_forward, dx_KMD,
+                parts_NKBD[2 * n + 1],
+            )  # fmt: skip
             _product(dx_KMD, layer.mixed_KMD, into.o[n])
             gain_K2E = None if views.heads is None else views.heads[n]
             dmixed_KMD = torch.bmm(dx_KMD, views.o[n])
             dqkv_KMX, dheads = self._attend_backward(dmixed_KMD, layer, gain_K2E)
             if dheads is not None:
                 assert gain_views.heads is not None
-                gains.append((gain_views.heads[n], dheads))
+                head_gains.append((gain_views.heads[n], dheads))
             _product(dqkv_KMX, layer.attention.h_KMD, into.qkv[n])
-            dx_KMD, dgain = self._project_backward(
-                dqkv_KMX, views.qkv[n], views.norms[2 * n], layer.attention, dx_KMD
-            )
-            gains.append((gain_views.norms[2 * n], dgain))
+            dx_KMD = self._project_backward(
+                dqkv_KMX, views.qkv[n], views.norms[2 * n], layer.attention, dx_KMD,
+                parts_NKBD[2 * n],
+            )  # fmt: skip
 
         if embed_norm is not None:
             raw_KMD, rstd_KM = embed_norm
-            dx_KMD, _ = rms_norm.backward(
+            dx_KMD = rms_norm.backward(
                 dx_KMD, raw_KMD, rstd_KM, None, switch_K=switches.normalise_K
             )
         embedding.backward(
@@ -401,7 +435,10 @@ class FusedDecoder:
             out_KVD=into.embed_KVD,
             accumulate=a.tied,
         )
-        for place, value in gains:
+        norms_KX = gradient_KQ[:, self._layout.norm_gains]
+        rms_norm.sum_gains(parts_NKBD, norms_KX, add=add)
+        rms_norm.sum_gains(last_NKBD, norms_KX[:, -a.width :], add=add)
+        for place, value in head_gains:
             if add:
                 place.add_(value)
             else:
@@ -414,10 +451,12 @@ class FusedDecoder:
                 gradient_KQ[:, :matrices].copy_(row_KQ[:, :matrices])
         return cross_entropy.run_mean(nll_KM) * (token_KM.shape[1] / rows)
 
-    def _max_attention_logit(self, attended: _Attended) -> Tensor:
-        """Largest attention logit of each run, [K]: some runs at a time, for a probe alone."""
+    def _max_attention_logit(self, q_KMD: Tensor, k_KMD: Tensor) -> Tensor:
+        """Largest attention logit of each run, [K], where the library keeps its own to itself.
+
+        Some runs at a time, for a probe alone.
+        """
         a = self._a
-        q_KMD, k_KMD = attended.q_KMD, attended.k_KMD
         shape = (-1, a.context, a.heads, a.head_width)
         logits_bytes = 4 * a.heads * a.context * q_KMD.shape[1]
         runs = max(1, PROBE_BYTES // logits_bytes)

@@ -2,12 +2,17 @@
 
     y = softmax(q kᵀ / √E + causal mask) v
 
-Blockwise with a running maximum (Milakov & Gimelshein 2018; Dao 2023). Gradients go straight into
-the packed rows that the next product reads: no transposed or unpacked copy. Bytes a row of D:
-forward reads 6 D, writes 2 D, backward reads 10 D twice (mostly from the L2 cache), writes 6 D.
-FLOPs a row: 2·T·D forward, 7·T·D backward (a pass for queries, one for keys). The sums have one
-order: no atomics. Rotation stays outside (`fused.rope`): inside, each block of keys is rotated once
-a block of queries, and that took longer than the pass over memory it saves (docs/LOG.md).
+Blockwise with a running maximum (Milakov & Gimelshein 2018; Dao 2023). Queries and keys come
+rotated; their gradients can be rotated back on the way out, since each block of them leaves the
+chip once. (Rotating on the way in would rotate a block of keys once a block of queries: that took
+longer than the pass over memory it saves; docs/LOG.md.)
+
+Gradients go straight into the packed rows that the next product reads. One program owns a block of
+positions in both of its roles: as queries against the keys up to it, for dq, then as keys under the
+queries behind it, for dk and dv; so every program of a sequence has the same work, and the scores
+of the diagonal are made once. The sums have one order: no atomics. Bytes a row of D: forward reads
+6 D, writes 2 D; backward reads 10 D (again mostly from the L2 cache), writes 6 D. FLOPs a row:
+2·T·D forward, 7·T·D backward.
 """
 
 from __future__ import annotations
@@ -20,21 +25,33 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from wesar_sweep.kernels.fused.tiles import halves, load, store
+
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
     """Shape of a program."""
 
-    queries: int
-    keys: int
+    block: int
+    """Queries, and keys, that are worked on at once."""
     num_warps: int
     num_stages: int
+    registers: int | None = None
+    """Most a thread takes; None leaves it to the compiler."""
 
 
 def tiles(context: int, head_width: int) -> Tiles:
     """Blocks of 64 keep the masked half of a short context small."""
-    block = min(64, max(16, triton.next_power_of_2(context)))
-    return Tiles(block, block, 4, 2 if head_width > 64 else 3)
+    return Tiles(_block(context), 4, 2 if head_width > 64 else 3)
+
+
+def backward_tiles(context: int, head_width: int) -> Tiles:
+    """One stage and three programs a multiprocessor ran faster than two of either stage."""
+    return Tiles(_block(context), 4, 1, 168 if head_width == 64 else None)
+
+
+def _block(context: int) -> int:
+    return min(64, max(16, triton.next_power_of_2(context)))
 
 
 def use_fused(context: int, head_width: int, dtype: torch.dtype) -> bool:
@@ -50,6 +67,7 @@ def forward(
     heads: int,
     head_width: int,
     context: int,
+    peaks: list[Tensor] | None = None,
     tiles_: Tiles | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mixed values.
@@ -61,6 +79,8 @@ def forward(
         heads: H.
         head_width: E, even.
         context: T.
+        peaks: Takes each run's largest logit q·k/√E of any position and head, float32 [K], where
+            given.
         tiles_: Shape of a program.
 
     Returns:
@@ -70,16 +90,21 @@ def forward(
     t = tiles_ or tiles(context, head_width)
     y_KMD = torch.empty(K, M, D, dtype=q_KMD.dtype, device=q_KMD.device)
     lse = torch.empty(K, M // context, heads, context, dtype=torch.float32, device=q_KMD.device)
-    blocks = triton.cdiv(context, t.queries)
+    peak = torch.empty_like(lse) if peaks is not None else None
+    blocks = triton.cdiv(context, t.block)
+    width = _padded(head_width)
     assert q_KMD.stride() == k_KMD.stride()
     _forward[(K * (M // context) * heads * blocks,)](
-        q_KMD, k_KMD, v_KMD, y_KMD, lse,
+        q_KMD, k_KMD, v_KMD, y_KMD, lse, peak,
         q_KMD.stride(0), q_KMD.stride(1), v_KMD.stride(0), v_KMD.stride(1),
         M, D, heads, context, blocks, _scale(head_width),
-        E=head_width, QUERIES=t.queries, KEYS=t.keys,
-        WIDTH=max(16, triton.next_power_of_2(head_width)),
+        E=head_width, BLOCK=t.block, WIDTH=width, PEAK=peak is not None,
+        EVEN=context % t.block == 0 and head_width == width,
         num_warps=t.num_warps, num_stages=t.num_stages,
     )  # fmt: skip
+    if peaks is not None and peak is not None:
+        # The kernel's logits are powers of 2.
+        peaks.append(peak.flatten(1).amax(dim=1) * math.log(2))
     return y_KMD, lse
 
 
@@ -95,9 +120,10 @@ def backward(
     head_width: int,
     context: int,
     out: Tensor,
+    rotation: tuple[Tensor, Tensor] | None = None,
     tiles_: Tiles | None = None,
 ) -> None:
-    """Gradients of rotated queries, rotated keys and values, into `out`.
+    """Gradients of queries, keys and values, into `out`.
 
     Args:
         dy_KMD: Gradient of y, contiguous.
@@ -107,31 +133,26 @@ def backward(
         y_KMD: From `forward`.
         kept: The second result of `forward`.
         heads: H.
-        head_width: E.
+        head_width: E; a power of two from 16 on where a rotation is given.
         context: T.
         out: [K, B·T, 3·H·E], contiguous.
+        rotation: cos and sin of `kernels.rope.tables`, float32 [T, E/2]: gradients are then those
+            before the rotation. None: of the rotated queries and keys.
         tiles_: Shape of a program.
     """
     K, M, D = q_KMD.shape
-    t = tiles_ or tiles(context, head_width)
-    delta = torch.empty_like(kept)
-    width = max(16, triton.next_power_of_2(head_width))
-    common = (
-        q_KMD.stride(0), q_KMD.stride(1), v_KMD.stride(0), v_KMD.stride(1), M, D, heads, context,
-    )  # fmt: skip
-    blocks = triton.cdiv(context, t.queries)
-    _backward_queries[(K * (M // context) * heads * blocks,)](
-        dy_KMD, q_KMD, k_KMD, v_KMD, y_KMD, kept, delta, out, *common, blocks,
-        _scale(head_width), head_width**-0.5,
-        E=head_width, QUERIES=t.queries, KEYS=t.keys,
-        WIDTH=width, num_warps=t.num_warps, num_stages=t.num_stages,
-    )  # fmt: skip
-    blocks = triton.cdiv(context, t.keys)
-    _backward_keys[(K * (M // context) * heads * blocks,)](
-        dy_KMD, q_KMD, k_KMD, v_KMD, kept, delta, out, *common, blocks,
-        _scale(head_width), head_width**-0.5,
-        E=head_width, QUERIES=t.queries, KEYS=t.keys,
-        WIDTH=width, num_warps=t.num_warps, num_stages=t.num_stages,
+    t = tiles_ or backward_tiles(context, head_width)
+    cos, sin = rotation or (None, None)
+    blocks = triton.cdiv(context, t.block)
+    width = _padded(head_width)
+    limit = {} if t.registers is None else {"maxnreg": t.registers}
+    _backward[(K * (M // context) * heads * blocks,)](
+        dy_KMD, q_KMD, k_KMD, v_KMD, y_KMD, kept, out, cos, sin,
+        q_KMD.stride(0), q_KMD.stride(1), v_KMD.stride(0), v_KMD.stride(1),
+        M, D, heads, context, blocks, _scale(head_width), head_width**-0.5,
+        E=head_width, BLOCK=t.block, WIDTH=width, TURN=cos is not None,
+        TAIL=context % t.block != 0, EVEN=context % t.block == 0 and head_width == width,
+        num_warps=t.num_warps, num_stages=t.num_stages, **limit,
     )  # fmt: skip
 
 
@@ -140,11 +161,15 @@ def _scale(head_width: int) -> float:
     return head_width**-0.5 * math.log2(math.e)
 
 
+def _padded(head_width: int) -> int:
+    return max(16, triton.next_power_of_2(head_width))
+
+
 @triton.jit
 def _forward(
-    q, k, v, y, lse, qk_run, qk_row, v_run, v_row, M, D, H, T, blocks, scale,
-    E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
-    WIDTH: tl.constexpr,
+    q, k, v, y, lse, peak, qk_run, qk_row, v_run, v_row, M, D, H, T, blocks, scale,
+    E: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, PEAK: tl.constexpr,
+    EVEN: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0)
     block, head = n % blocks, (n // blocks) % H
@@ -154,24 +179,23 @@ def _forward(
     first = (sequence % sequences) * T
     e = tl.arange(0, WIDTH)
     own = e[None, :] < E
-    row = block * QUERIES + tl.arange(0, QUERIES)
+    row = block * BLOCK + tl.arange(0, BLOCK)
     q_in = (row < T)[:, None] & own
     q_at = q + run * qk_run + (first + row)[:, None] * qk_row + head * E + e[None, :]
-    q_QE = tl.load(q_at, mask=q_in, other=0.0)
-    top = tl.full((QUERIES,), -float("inf"), dtype=tl.float32)
-    total = tl.zeros((QUERIES,), dtype=tl.float32)
-    y_QE = tl.zeros((QUERIES, WIDTH), dtype=tl.float32)
-    for begin in range(0, tl.minimum(T, (block + 1) * QUERIES), KEYS):
-        at = begin + tl.arange(0, KEYS)
+    q_QE = load(q_at, q_in, EVEN)
+    top = tl.full((BLOCK,), -float("inf"), dtype=tl.float32)
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    y_QE = tl.zeros((BLOCK, WIDTH), dtype=tl.float32)
+    for begin in range(0, (block + 1) * BLOCK, BLOCK):
+        at = begin + tl.arange(0, BLOCK)
         k_in = (at < T)[:, None] & own
         k_at = k + run * qk_run + (first + at)[:, None] * qk_row + head * E + e[None, :]
         v_at = v + run * v_run + (first + at)[:, None] * v_row + head * E + e[None, :]
-        k_KE = tl.load(k_at, mask=k_in, other=0.0)
-        v_KE = tl.load(v_at, mask=k_in, other=0.0)
+        k_KE = load(k_at, k_in, EVEN)
+        v_KE = load(v_at, k_in, EVEN)
         s = tl.dot(q_QE, tl.trans(k_KE), input_precision="ieee")
         s *= scale
-        seen = (at[None, :] <= row[:, None]) & (at < T)[None, :]
-        s = tl.where(seen, s, -float("inf"))
+        s = tl.where(at[None, :] <= row[:, None], s, -float("inf"))
         new = tl.maximum(top, tl.max(s, axis=1))
         power = tl.exp2(s - new[:, None])
         kept = tl.exp2(top - new)
@@ -180,62 +204,41 @@ def _forward(
         y_QE = tl.dot(p, v_KE, y_QE * kept[:, None], input_precision="ieee")
         top = new
     out = y + (run * M + first + row)[:, None] * D + head * E + e[None, :]
-    tl.store(out, (y_QE / total[:, None]).to(q_QE.dtype), mask=q_in)
-    lse_at = lse + (sequence.to(tl.int64) * H + head) * T + row
-    tl.store(lse_at, top + tl.log2(total), mask=row < T)
-
-
-@triton.jit
-def _backward_queries(
-    dy, q, k, v, y, lse, delta, out,
-    qk_run, qk_row, v_run, v_row, M, D, H, T, blocks, scale, plain_scale,
-    E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
-    WIDTH: tl.constexpr,
-):  # fmt: skip
-    n = tl.program_id(0)
-    block, head = n % blocks, (n // blocks) % H
-    sequence = n // (blocks * H)
-    sequences = M // T
-    run = (sequence // sequences).to(tl.int64)
-    first = (sequence % sequences) * T
-    e = tl.arange(0, WIDTH)
-    own = e[None, :] < E
-    row = block * QUERIES + tl.arange(0, QUERIES)
-    q_in = (row < T)[:, None] & own
-    q_at = q + run * qk_run + (first + row)[:, None] * qk_row + head * E + e[None, :]
-    y_place = (run * M + first + row)[:, None] * D + head * E + e[None, :]
-    q_QE = tl.load(q_at, mask=q_in, other=0.0)
-    dy_QE = tl.load(dy + y_place, mask=q_in, other=0.0)
-    y_QE = tl.load(y + y_place, mask=q_in, other=0.0).to(tl.float32)
-    d = tl.sum(dy_QE.to(tl.float32) * y_QE, axis=1)
+    store(out, (y_QE / total[:, None]).to(q_QE.dtype), q_in, EVEN)
     rows_at = (sequence.to(tl.int64) * H + head) * T + row
-    tl.store(delta + rows_at, d, mask=row < T)
-    sums = tl.load(lse + rows_at, mask=row < T, other=0.0)
-    dq_QE = tl.zeros((QUERIES, WIDTH), dtype=tl.float32)
-    for begin in range(0, tl.minimum(T, (block + 1) * QUERIES), KEYS):
-        at = begin + tl.arange(0, KEYS)
-        k_in = (at < T)[:, None] & own
-        k_at = k + run * qk_run + (first + at)[:, None] * qk_row + head * E + e[None, :]
-        v_at = v + run * v_run + (first + at)[:, None] * v_row + head * E + e[None, :]
-        k_KE = tl.load(k_at, mask=k_in, other=0.0)
-        v_KE = tl.load(v_at, mask=k_in, other=0.0)
-        s = tl.dot(q_QE, tl.trans(k_KE), input_precision="ieee")
-        s *= scale
-        seen = (at[None, :] <= row[:, None]) & (at < T)[None, :]
-        p = tl.where(seen, tl.exp2(s - sums[:, None]), 0.0)
-        dp = tl.dot(dy_QE, tl.trans(v_KE), input_precision="ieee")
-        ds = (p * (dp - d[:, None])).to(q_QE.dtype)
-        dq_QE = tl.dot(ds, k_KE, dq_QE, input_precision="ieee")
-    place = out + (run * M + first + row)[:, None] * 3 * D + head * E + e[None, :]
-    tl.store(place, (dq_QE * plain_scale).to(q_QE.dtype), mask=q_in)
+    store(lse + rows_at, top + tl.log2(total), row < T, EVEN)
+    if PEAK:
+        store(peak + rows_at, top, row < T, EVEN)
 
 
 @triton.jit
-def _backward_keys(
-    dy, q, k, v, lse, delta, out,
+def _hand_out(
+    out, x_RE, cos, sin, row, T, stride,
+    E: tl.constexpr, WIDTH: tl.constexpr, TURN: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """Rows of a gradient to their place, rotated back where asked."""
+    here = (row < T)[:, None]
+    if TURN:
+        left, right = halves(x_RE)
+        e = tl.arange(0, WIDTH // 2)
+        angle = row[:, None] * (WIDTH // 2) + e[None, :]
+        c = load(cos + angle, here, EVEN)
+        s = load(sin + angle, here, EVEN)
+        at = out + row[:, None] * stride + e[None, :]
+        store(at, (left * c + right * s).to(out.dtype.element_ty), here, EVEN)
+        store(at + WIDTH // 2, (right * c - left * s).to(out.dtype.element_ty), here, EVEN)
+    else:
+        e = tl.arange(0, WIDTH)
+        at = out + row[:, None] * stride + e[None, :]
+        store(at, x_RE.to(out.dtype.element_ty), here & (e < E)[None, :], EVEN)
+
+
+@triton.jit
+def _backward(
+    dy, q, k, v, y, lse, out, cos, sin,
     qk_run, qk_row, v_run, v_row, M, D, H, T, blocks, scale, plain_scale,
-    E: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
-    WIDTH: tl.constexpr,
+    E: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, TURN: tl.constexpr,
+    TAIL: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0)
     block, head = n % blocks, (n // blocks) % H
@@ -244,34 +247,68 @@ def _backward_keys(
     run = (sequence // sequences).to(tl.int64)
     first = (sequence % sequences) * T
     e = tl.arange(0, WIDTH)
-    own = e[None, :] < E
-    at = block * KEYS + tl.arange(0, KEYS)
-    k_in = (at < T)[:, None] & own
-    k_at = k + run * qk_run + (first + at)[:, None] * qk_row + head * E + e[None, :]
-    v_at = v + run * v_run + (first + at)[:, None] * v_row + head * E + e[None, :]
-    k_KE = tl.load(k_at, mask=k_in, other=0.0)
-    v_KE = tl.load(v_at, mask=k_in, other=0.0)
-    dk_KE = tl.zeros((KEYS, WIDTH), dtype=tl.float32)
-    dv_KE = tl.zeros((KEYS, WIDTH), dtype=tl.float32)
-    for begin in range((block * KEYS) // QUERIES * QUERIES, T, QUERIES):
-        row = begin + tl.arange(0, QUERIES)
-        q_in = (row < T)[:, None] & own
-        q_at = q + run * qk_run + (first + row)[:, None] * qk_row + head * E + e[None, :]
-        y_place = (run * M + first + row)[:, None] * D + head * E + e[None, :]
-        q_QE = tl.load(q_at, mask=q_in, other=0.0)
-        dy_QE = tl.load(dy + y_place, mask=q_in, other=0.0)
-        rows_at = (sequence.to(tl.int64) * H + head) * T + row
-        sums = tl.load(lse + rows_at, mask=row < T, other=0.0)
-        d = tl.load(delta + rows_at, mask=row < T, other=0.0)
-        s = tl.dot(k_KE, tl.trans(q_QE), input_precision="ieee")
-        s *= scale
-        seen = (at[:, None] <= row[None, :]) & (row < T)[None, :]
-        p = tl.where(seen, tl.exp2(s - sums[None, :]), 0.0)
-        p_in = p.to(v_KE.dtype)
-        dv_KE = tl.dot(p_in, dy_QE, dv_KE, input_precision="ieee")
-        dp = tl.dot(v_KE, tl.trans(dy_QE), input_precision="ieee")
-        ds = (p * (dp - d[None, :])).to(q_QE.dtype)
-        dk_KE = tl.dot(ds, q_QE, dk_KE, input_precision="ieee")
-    place = out + (run * M + first + at)[:, None] * 3 * D + D + head * E + e[None, :]
-    tl.store(place, (dk_KE * plain_scale).to(k_KE.dtype), mask=k_in)
-    tl.store(place + D, dv_KE.to(k_KE.dtype), mask=k_in)
+    own = (e < E)[None, :]
+    lane = tl.arange(0, BLOCK)
+    row = block * BLOCK + lane
+    mask = (row < T)[:, None] & own
+    q_first = q + run * qk_run + first * qk_row + head * E + e[None, :]
+    k_first = k + run * qk_run + first * qk_row + head * E + e[None, :]
+    v_first = v + run * v_run + first * v_row + head * E + e[None, :]
+    y_first = y + (run * M + first) * D + head * E + e[None, :]
+    dy_first = dy + (run * M + first) * D + head * E + e[None, :]
+    lse_first = lse + (sequence.to(tl.int64) * H + head) * T
+    q_RE = load(q_first + row[:, None] * qk_row, mask, EVEN)
+    k_RE = load(k_first + row[:, None] * qk_row, mask, EVEN)
+    v_RE = load(v_first + row[:, None] * v_row, mask, EVEN)
+    dy_RE = load(dy_first + row[:, None] * D, mask, EVEN)
+    y_RE = load(y_first + row[:, None] * D, mask, EVEN)
+    sums = load(lse_first + row, row < T, EVEN)
+    d = tl.sum(dy_RE.to(tl.float32) * y_RE.to(tl.float32), axis=1)
+
+    # As queries, against the keys of the blocks before.
+    dq_RE = tl.zeros((BLOCK, WIDTH), dtype=tl.float32)
+    for other in range(0, block):
+        at = other * BLOCK + lane
+        k_OE = load(k_first + at[:, None] * qk_row, own, EVEN)
+        v_OE = load(v_first + at[:, None] * v_row, own, EVEN)
+        s = tl.dot(q_RE, tl.trans(k_OE), input_precision="ieee")
+        p = tl.exp2(s * scale - sums[:, None])
+        dp = tl.dot(dy_RE, tl.trans(v_OE), input_precision="ieee")
+        ds = (p * (dp - d[:, None])).to(q_RE.dtype)
+        dq_RE = tl.dot(ds, k_OE, dq_RE, input_precision="ieee")
+
+    # Against its own keys.
+    s = tl.dot(q_RE, tl.trans(k_RE), input_precision="ieee")
+    seen = lane[None, :] <= lane[:, None]
+    if TAIL:
+        seen = seen & (row < T)[:, None]
+    p = tl.where(seen, tl.exp2(s * scale - sums[:, None]), 0.0)
+    dp = tl.dot(dy_RE, tl.trans(v_RE), input_precision="ieee")
+    ds = (p * (dp - d[:, None])).to(q_RE.dtype)
+    dq_RE = tl.dot(ds, k_RE, dq_RE, input_precision="ieee")
+    place = out + (run * M + first) * 3 * D + head * E
+    _hand_out(place, dq_RE * plain_scale, cos, sin, row, T, 3 * D, E, WIDTH, TURN, EVEN)
+    dv_RE = tl.dot(tl.trans(p.to(q_RE.dtype)), dy_RE, input_precision="ieee")
+    dk_RE = tl.dot(tl.trans(ds), q_RE, input_precision="ieee")
+
+    # As keys, under the queries of the blocks behind.
+    for other in range(block + 1, blocks):
+        at = other * BLOCK + lane
+        o_in = own
+        if TAIL:
+            o_in = own & (at < T)[:, None]
+        q_OE = load(q_first + at[:, None] * qk_row, o_in, EVEN)
+        dy_OE = load(dy_first + at[:, None] * D, o_in, EVEN)
+        y_OE = load(y_first + at[:, None] * D, o_in, EVEN)
+        other_sums = load(lse_first + at, at < T, EVEN)
+        other_d = tl.sum(dy_OE.to(tl.float32) * y_OE.to(tl.float32), axis=1)
+        s = tl.dot(k_RE, tl.trans(q_OE), input_precision="ieee")
+        p = tl.exp2(s * scale - other_sums[None, :])
+        if TAIL:
+            p = tl.where((at < T)[None, :], p, 0.0)
+        dv_RE = tl.dot(p.to(q_RE.dtype), dy_OE, dv_RE, input_precision="ieee")
+        dp = tl.dot(v_RE, tl.trans(dy_OE), input_precision="ieee")
+        ds = (p * (dp - other_d[None, :])).to(q_RE.dtype)
+        dk_RE = tl.dot(ds, q_OE, dk_RE, input_precision="ieee")
+    _hand_out(place + D, dk_RE * plain_scale, cos, sin, row, T, 3 * D, E, WIDTH, TURN, EVEN)
+    _hand_out(place + 2 * D, dv_RE, cos, sin, row, T, 3 * D, E, WIDTH, False, EVEN)

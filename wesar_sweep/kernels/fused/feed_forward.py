@@ -9,7 +9,7 @@ value, and within 4.2e-4 of it relatively in the tail: a fraction of a bfloat16'
 takes one exponential and seven multiply-adds, where erf takes about thirty operations: at width 128
 that is what keeps a product with a GELU beside it bound by memory.
 
-Bytes a value in bfloat16: forward 4, backward 6 (8 with the activation once more).
+Bytes a value in bfloat16: forward 4, backward 6.
 """
 
 from __future__ import annotations
@@ -65,23 +65,19 @@ def gelu_forward(u_KMF: Tensor) -> Tensor:
     return a_KMF
 
 
-def gelu_backward(
-    da_KMF: Tensor, u_KMF: Tensor, *, with_activation: bool
-) -> tuple[Tensor, Tensor | None]:
-    """(du, gelu(u) once more or None).
+def gelu_backward(da_KMF: Tensor, u_KMF: Tensor) -> Tensor:
+    """Gradient of u.
 
     Args:
         da_KMF: Gradient of gelu(u).
         u_KMF: Its argument.
-        with_activation: Also compute gelu(u) again, which then need not be kept.
     """
     du_KMF = torch.empty_like(u_KMF)
-    a_KMF = torch.empty_like(u_KMF) if with_activation else None
     size = u_KMF.numel()
     _gelu_backward[(triton.cdiv(size, _BLOCK),)](
-        da_KMF, u_KMF, du_KMF, a_KMF, size, VALUE=with_activation, BLOCK=_BLOCK, num_warps=_WARPS
+        da_KMF, u_KMF, du_KMF, size, BLOCK=_BLOCK, num_warps=_WARPS
     )
-    return du_KMF, a_KMF
+    return du_KMF
 
 
 def swiglu_forward(u_KM2F: Tensor) -> Tensor:
@@ -102,18 +98,14 @@ def swiglu_forward(u_KM2F: Tensor) -> Tensor:
     return a_KMF
 
 
-def swiglu_backward(
-    da_KMF: Tensor, u_KM2F: Tensor, *, with_activation: bool
-) -> tuple[Tensor, Tensor | None]:
-    """(gradients of u and g, packed as they are [K, M, 2F]; the activation once more or None)."""
+def swiglu_backward(da_KMF: Tensor, u_KM2F: Tensor) -> Tensor:
+    """Gradients of u and g, packed as they are, [K, M, 2F]."""
     du_KM2F = torch.empty_like(u_KM2F)
-    a_KMF = torch.empty_like(da_KMF) if with_activation else None
     size = da_KMF.numel()
     _swiglu_backward[(triton.cdiv(size, _BLOCK),)](
-        da_KMF, u_KM2F, du_KM2F, a_KMF, size, da_KMF.shape[2],
-        VALUE=with_activation, BLOCK=_BLOCK, num_warps=_WARPS,
-    )  # fmt: skip
-    return du_KM2F, a_KMF
+        da_KMF, u_KM2F, du_KM2F, size, da_KMF.shape[2], BLOCK=_BLOCK, num_warps=_WARPS
+    )
+    return du_KM2F
 
 
 @triton.jit
@@ -124,15 +116,13 @@ def _gelu_forward(u, a, size, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _gelu_backward(da, u, du, a, size, VALUE: tl.constexpr, BLOCK: tl.constexpr):
+def _gelu_backward(da, u, du, size, BLOCK: tl.constexpr):
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = place < size
     x = tl.load(u + place, mask=mask, other=0.0)
     d = tl.load(da + place, mask=mask, other=0.0).to(tl.float32)
-    value, slope = gelu_and_slope(x.to(tl.float32))
+    _, slope = gelu_and_slope(x.to(tl.float32))
     tl.store(du + place, (d * slope).to(x.dtype), mask=mask)
-    if VALUE:
-        tl.store(a + place, value.to(x.dtype), mask=mask)
 
 
 @triton.jit
@@ -147,7 +137,7 @@ def _swiglu_forward(u, a, size, F, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _swiglu_backward(da, u, du, a, size, F, VALUE: tl.constexpr, BLOCK: tl.constexpr):
+def _swiglu_backward(da, u, du, size, F, BLOCK: tl.constexpr):
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = place < size
     up_place = place + place // F * F
@@ -160,5 +150,3 @@ def _swiglu_backward(da, u, du, a, size, F, VALUE: tl.constexpr, BLOCK: tl.const
     tl.store(du + up_place, (d * silu).to(up_in.dtype), mask=mask)
     dgate = d * up * (sigma + silu * (1.0 - sigma))
     tl.store(du + up_place + F, dgate.to(up_in.dtype), mask=mask)
-    if VALUE:
-        tl.store(a + place, (up * silu).to(up_in.dtype), mask=mask)

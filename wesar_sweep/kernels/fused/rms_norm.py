@@ -10,7 +10,7 @@ ds: 8 D. FLOPs are few: memory bounds it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -38,15 +38,26 @@ def tiles(width: int) -> Tiles:
     """About 4,096 values at once: 16 bytes and two or more loads a thread."""
     padded = triton.next_power_of_2(width)
     rows = max(1, min(32, 4096 // padded))
-    return Tiles(rows=rows, loops=8, num_warps=4 if padded <= 4096 else 8)
+    return Tiles(rows=rows, loops=1, num_warps=4 if padded <= 4096 else 8)
 
 
-def _backward_tiles(width: int, *, rows: int) -> Tiles:
-    """Half as many rows, whose sums of the gain's gradient stay in registers over the loop."""
-    t = tiles(width)
-    t = replace(t, rows=max(1, t.rows // 2))
-    loops = triton.next_power_of_2(triton.cdiv(rows, _PROGRAMS * t.rows))
-    return replace(t, loops=min(64, max(t.loops, loops)))
+def backward_tiles(width: int, *, rows: int) -> Tiles:
+    """Half as many values: the sums of the gain's gradient stay in registers, as do the next loads.
+
+    Args:
+        width: D.
+        rows: Of all runs together.
+    """
+    padded = triton.next_power_of_2(width)
+    own = max(1, min(16, 2048 // padded))
+    loops = triton.next_power_of_2(triton.cdiv(rows, _PROGRAMS * own))
+    return Tiles(own, min(64, max(8, loops)), 4 if padded <= 4096 else 8)
+
+
+def partial_sums(runs: int, rows: int, width: int) -> int:
+    """Partial sums a run of the gain's gradient that `backward` leaves."""
+    t = backward_tiles(width, rows=runs * rows)
+    return triton.cdiv(rows, t.rows * t.loops)
 
 
 def forward(
@@ -92,9 +103,10 @@ def backward(
     dsum_KMD: Tensor | None = None,
     *,
     switch_K: Tensor | None = None,
+    partial_KBD: Tensor | None = None,
     tiles_: Tiles | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Gradients of the sum and the gain.
+) -> Tensor:
+    """Gradient of the sum, and in parts the gain's.
 
     Args:
         dy_KMD: Gradient of y, [K, M, D].
@@ -103,40 +115,50 @@ def backward(
         gain_KD: As in `forward`.
         dsum_KMD: Gradient that reaches the sum past the norm; None is zero.
         switch_K: As in `forward`.
+        partial_KBD: Takes the parts of the gain's gradient, float32 [K, `partial_sums`, D], for
+            `sum_gains`; needed with a gain.
         tiles_: Shape of a program.
 
     Returns:
-        (ds [K, M, D], float32 dg [K, D] or None without a gain).
+        ds [K, M, D].
     """
     K, M, D = dy_KMD.shape
-    t = tiles_ or tiles(D)
-    if tiles_ is None and _PROGRAMS * t.rows * t.loops < K * M:
-        loops = triton.next_power_of_2(triton.cdiv(K * M, _PROGRAMS * t.rows))
-        t = replace(t, loops=min(64, loops))
+    t = tiles_ or backward_tiles(D, rows=K * M)
     dx_KMD = torch.empty_like(dy_KMD)
     blocks = triton.cdiv(M, t.rows * t.loops)
-    partial = dx_KMD
-    if gain_KD is not None:
-        partial = torch.empty(K, blocks, D, dtype=torch.float32, device=dy_KMD.device)
+    assert gain_KD is None or (partial_KBD is not None and partial_KBD.shape == (K, blocks, D))
     _backward[(K * blocks,)](
-        dy_KMD, sum_KMD, rstd_KM, gain_KD, dsum_KMD, switch_K, dx_KMD, partial,
+        dy_KMD, sum_KMD, rstd_KM, gain_KD, dsum_KMD, switch_K, dx_KMD, partial_KBD,
         M, D, blocks, 0 if gain_KD is None else gain_KD.stride(0),
         ADD=dsum_KMD is not None, GAIN=gain_KD is not None, SWITCH=switch_K is not None,
         ROWS=t.rows, LOOPS=t.loops, WIDTH=triton.next_power_of_2(D), num_warps=t.num_warps,
     )  # fmt: skip
-    return dx_KMD, None if gain_KD is None else sum_partials(partial)
+    return dx_KMD
 
 
 def sum_partials(partial_KBD: Tensor) -> Tensor:
     """Sum over the middle axis in one fixed order, float32 [K, D]."""
-    K, blocks, D = partial_KBD.shape
+    K, _, D = partial_KBD.shape
     out_KD = torch.empty(K, D, dtype=torch.float32, device=partial_KBD.device)
+    sum_gains(partial_KBD.unsqueeze(0), out_KD)
+    return out_KD
+
+
+def sum_gains(partial_NKBD: Tensor, out_KX: Tensor, *, add: bool = False) -> None:
+    """The gradients of N norms' gains from their parts, in one launch and one fixed order of sums.
+
+    Args:
+        partial_NKBD: float32, contiguous.
+        out_KX: Takes [K, N·D], of any float type and any stride over K.
+        add: Onto what stands there.
+    """
+    N, K, blocks, D = partial_NKBD.shape
     width = min(32, triton.next_power_of_2(D))
     columns = triton.cdiv(D, width)
-    _sum_partials[(K * columns,)](
-        partial_KBD, out_KD, blocks, D, columns, ROWS=128, WIDTH=width, num_warps=4
-    )
-    return out_KD
+    _sum_partials[(N * K * columns,)](
+        partial_NKBD, out_KX, K, blocks, D, columns, out_KX.stride(0),
+        ADD=add, ROWS=128, WIDTH=width, num_warps=4,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -177,20 +199,37 @@ def _backward(
     run = tl.program_id(0) // blocks
     block = tl.program_id(0) % blocks
     column = tl.arange(0, WIDTH)
+    own = (column < D)[None, :]
     first = run.to(tl.int64) * M * D
+    rstd_first = rstd + run.to(tl.int64) * M
     if GAIN:
         offset = run.to(tl.int64) * gain_stride
         g = tl.load(gain + offset + column, mask=column < D, other=0.0).to(tl.float32)
         # A sum for each row of the tile: adding rows up takes shared memory, and waits, once.
         dgain = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
-    for turn in range(LOOPS):
-        row = (block * LOOPS + turn) * ROWS + tl.arange(0, ROWS)
-        mask = (row < M)[:, None] & (column < D)[None, :]
+    row = block * LOOPS * ROWS + tl.arange(0, ROWS)
+    end = tl.minimum(M, (block + 1) * LOOPS * ROWS)
+    place = row[:, None] * D + column[None, :]
+    mask = (row < M)[:, None] & own
+    next_d = tl.load(dy + first + place, mask=mask, other=0.0)
+    next_s = tl.load(sum_ + first + place, mask=mask, other=0.0)
+    next_r = tl.load(rstd_first + row, mask=row < M, other=0.0)
+    next_add = next_d
+    if ADD:
+        next_add = tl.load(dsum + first + place, mask=mask, other=0.0)
+    for _ in range(LOOPS):
+        here, inside = place, mask
+        d_in, s, r, add = next_d, next_s.to(tl.float32), next_r, next_add
+        # The next rows are under way while these are worked on.
+        row += ROWS
         place = row[:, None] * D + column[None, :]
-        d_in = tl.load(dy + first + place, mask=mask, other=0.0)
+        mask = (row < end)[:, None] & own
+        next_d = tl.load(dy + first + place, mask=mask, other=0.0)
+        next_s = tl.load(sum_ + first + place, mask=mask, other=0.0)
+        next_r = tl.load(rstd_first + row, mask=row < end, other=0.0)
+        if ADD:
+            next_add = tl.load(dsum + first + place, mask=mask, other=0.0)
         d = d_in.to(tl.float32)
-        s = tl.load(sum_ + first + place, mask=mask, other=0.0).to(tl.float32)
-        r = tl.load(rstd + run.to(tl.int64) * M + row, mask=row < M, other=0.0)
         s_hat = s * r[:, None]
         gd = d
         if GAIN:
@@ -201,21 +240,28 @@ def _backward(
         if SWITCH:
             out = tl.where(tl.load(switch + run) != 0, out, d)
         if ADD:
-            out += tl.load(dsum + first + place, mask=mask, other=0.0).to(tl.float32)
-        tl.store(dx + first + place, out.to(d_in.dtype), mask=mask)
+            out += add.to(tl.float32)
+        tl.store(dx + first + here, out.to(d_in.dtype), mask=inside)
     if GAIN:
         offset = tl.program_id(0).to(tl.int64) * D
         tl.store(partial + offset + column, tl.sum(dgain, axis=0), mask=column < D)
 
 
 @triton.jit
-def _sum_partials(partial, out, blocks, D, columns, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    run = tl.program_id(0) // columns
+def _sum_partials(
+    partial, out, K, blocks, D, columns, out_stride,
+    ADD: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    number = tl.program_id(0) // columns
+    norm, run = number // K, number % K
     column = (tl.program_id(0) % columns) * WIDTH + tl.arange(0, WIDTH)
     total = tl.zeros((WIDTH,), dtype=tl.float32)
     for start in range(0, blocks, ROWS):
         row = start + tl.arange(0, ROWS)
         mask = (row < blocks)[:, None] & (column < D)[None, :]
-        place = (run.to(tl.int64) * blocks + row[:, None]) * D + column[None, :]
+        place = (number.to(tl.int64) * blocks + row[:, None]) * D + column[None, :]
         total += tl.sum(tl.load(partial + place, mask=mask, other=0.0), axis=0)
-    tl.store(out + run.to(tl.int64) * D + column, total, mask=column < D)
+    at = out + run.to(tl.int64) * out_stride + norm * D + column
+    if ADD:
+        total += tl.load(at, mask=column < D, other=0.0).to(tl.float32)
+    tl.store(at, total.to(out.dtype.element_ty), mask=column < D)

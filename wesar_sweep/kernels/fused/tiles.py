@@ -1,0 +1,36 @@
+"""Loads and stores of a tile, with a mask only where a tile can reach past an edge.
+
+A mask costs registers and a comparison a value, in kernels that arithmetic holds up as much as
+memory does. Where every tile lies whole inside its tensor (`EVEN`), there is none.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load(at, mask, EVEN: tl.constexpr):
+    """Values at these addresses; zeros where the mask is off."""
+    if EVEN:  # noqa: SIM108 (a conditional expression would compile both)
+        value = tl.load(at)
+    else:
+        value = tl.load(at, mask=mask, other=0.0)
+    return value
+
+
+@triton.jit
+def store(at, value, mask, EVEN: tl.constexpr):
+    """Values to these addresses, where the mask is on."""
+    if EVEN:
+        tl.store(at, value)
+    else:
+        tl.store(at, value, mask=mask)
+
+
+@triton.jit
+def halves(x_RE):
+    """The left and the right half of each row: [R, E] to twice [R, E/2], E a power of two."""
+    halves_RE2 = tl.permute(tl.reshape(x_RE, (x_RE.shape[0], 2, x_RE.shape[1] // 2)), (0, 2, 1))
+    return tl.split(halves_RE2)
