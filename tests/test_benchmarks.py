@@ -20,6 +20,7 @@ import contests_of_rows  # noqa: E402
 import counts  # noqa: E402
 import gpu  # noqa: E402
 import gpu_kernels  # noqa: E402
+import gpu_overhead  # noqa: E402
 import plain_step  # noqa: E402
 import record  # noqa: E402
 
@@ -126,6 +127,35 @@ def test_the_cases_are_those_of_the_table():
         (768, 12, 1, 64),
     ]
     assert LARGE.vocabulary == 32_000 and LARGE.tokens_per_step == 64 * 1024
+
+
+def test_the_interval_is_students():
+    # Three values of mean 2 and standard deviation 1: 4.3027 of 1/√3 either way.
+    assert gpu_overhead.interval([1.0, 2.0, 3.0]) == pytest.approx(
+        (2, 2 - 2.4841, 2 + 2.4841), 1e-4
+    )
+    mean, low, high = gpu_overhead.interval([1.5])
+    assert mean == 1.5 and low != low and high != high, "one value says nothing of its spread"
+
+
+def test_the_controls_are_recorded_by_their_names():
+    assert gpu_overhead.figure_of(gpu_overhead.AGAIN) == "he_again_over_he"
+    assert gpu_overhead.figure_of(gpu_overhead.IN_PLACE) == "wesar_in_hes_place_over_he"
+    assert gpu_overhead.figure_of(gpu_overhead.PROBED) == "wesar_probed_over_he"
+
+
+def test_a_state_put_in_the_place_of_another_is_the_whole_of_it(device):
+    """After the exchange the stack of he does what that of wesar does, and back again."""
+    stacks = {
+        method: gpu.make_stack(gpu.TINY, method=method, device=device) for method in ("he", "wesar")
+    }
+    here, there = (gpu_overhead.state_of(stacks[method]) for method in ("he", "wesar"))
+    home = [value.clone() for value in here]
+    gpu_overhead.copy(there, to=here)
+    own = stacks["wesar"].train(3).read()[0]
+    assert (stacks["he"].train(3).read()[0] == own).all()
+    gpu_overhead.copy(home, to=here)
+    assert (stacks["he"].train(3).read()[0] != own).any()
 
 
 def test_implausible_losses_stop_a_report():

@@ -25,6 +25,8 @@ def poisoned_empty(monkeypatch):
     def poison(make):
         def made(*args, **kwargs):
             out = make(*args, **kwargs)
+            if out.dtype == torch.bool:
+                return out.fill_(True)
             return out.fill_(torch.nan if out.is_floating_point() else torch.iinfo(out.dtype).max)
 
         return made

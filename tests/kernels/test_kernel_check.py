@@ -9,6 +9,7 @@ import torch
 
 from wesar_sweep.kernels import check, fused
 from wesar_sweep.kernels.fused import (
+    adamw,
     attention,
     cross_entropy,
     data_order,
@@ -19,6 +20,7 @@ from wesar_sweep.kernels.fused import (
     optimizer,
     rms_norm,
     rope,
+    spectral,
 )
 
 CHECKS = {one.op: one for one in check.checks()}
@@ -44,7 +46,9 @@ BREAKABLE = [
     ("linear (forward)", linear, "gelu_linear_add"),
     ("linear (backward)", linear, "gelu_linear_backward"),
     ("linear (backward)", linear, "linear_norm_backward"),
+    ("optimizer", adamw, "scalars"),
     ("optimizer", optimizer, "update"),
+    ("optimizer", spectral, "refresh"),
     ("rms_norm", rms_norm, "forward"),
     ("rms_norm", rms_norm, "backward"),
     ("rope", rope, "forward"),

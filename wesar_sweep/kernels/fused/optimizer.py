@@ -9,10 +9,16 @@ With G the gradient by W̄, the gradient by W is affine in G and W for every for
     row       a = g/n          b = −(g/n) dg/n           c = 0          n = ‖W_o‖, dg = G_o·W_o / n
     spectral  a = γ/s          b = 0                     c = −(γ/s) dγ  s = uᵀWv, dγ = Σ G∘W / s
 
-so a first pass takes sums a row (G·W, G·G, W·W; for spectral G·v and W·v), from which gates, norms
+so a first pass takes sums (G·W, G·G, W·W; for spectral uᵀGv and uᵀWv), from which gates, norms
 and coefficients follow, and a second pass does the rest. Bytes a matrix parameter with bfloat16 G
-and W̄: 6 in the first pass, 28 in the second, 34 in all; in plain torch about 90.
-Sums have one order: no atomics. A spectral matrix costs three more reads of W.
+and W̄: 6 in the first pass, 28 in the second, 34 in all; in plain torch about 90. A spectral matrix
+costs 4 or 8.5 more: see `fused.spectral`. Gates, gains and norms are few: see `fused.adamw`.
+
+Sums have one order: no atomics. A tile's sum is one partial sum; where a stack has the row form,
+which needs the sums of each output row, tiles are whole rows and a row is a partial sum.
+
+A thread has 8 values of a tile in 64 registers (16 where tiles are rows): so 1,024 threads are on a
+multiprocessor, with 112 KB of loads in flight, and some load while others store.
 """
 
 from __future__ import annotations
@@ -24,12 +30,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from wesar_sweep.kernels import adamw as reference
 from wesar_sweep.kernels.adamw import AdamW
+from wesar_sweep.kernels.fused import adamw as fused_adamw
+from wesar_sweep.kernels.fused import spectral
 
-_VALUES = 4096
-_WIDTH = 2048
-"""Longest piece of a row that is worked on at once."""
+_VALUES = 2048
+"""Of a tile."""
+_WIDTH = 128
+"""Of a tile: a warp reads and writes 512 bytes on end. It divides every usual width, 768 too."""
+_LONGEST = 2048
+"""Longest piece of a row that is worked on at once where tiles are whole rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +68,6 @@ class Places:
     row_gains: slice | None
     """One an output row of every matrix, in the order of `Group.first_row`; None: no row form."""
 
-    @property
-    def rows(self) -> int:
-        """Output rows of all matrices."""
-        last = self.groups[-1]
-        return last.first_row + last.count * last.outputs
-
 
 @dataclass(frozen=True, slots=True)
 class Forms:
@@ -89,16 +93,18 @@ class Update:
     """‖W‖ of each matrix before the update."""
     gradient_norm_KM: Tensor
     """‖dW‖ of each matrix before clipping."""
-    change_row_KR: Tensor
-    """Σ ΔW² of each output row; `change_norm` makes matrices of it."""
+    change_KX: Tensor
+    """Σ ΔW² of each tile; `change_norm` makes matrices of it."""
 
 
 def change_norm(update: Update, places: Places) -> Tensor:
     """‖ΔW‖ of each matrix, decay included, float32 [K, M]."""
-    parts = []
+    parts, first = [], 0
     for g in places.groups:
-        rows = update.change_row_KR[:, g.first_row : g.first_row + g.count * g.outputs]
-        parts.append(rows.unflatten(1, (g.count, g.outputs)).sum(dim=2).sqrt())
+        tiles = g.count * _tile(g, whole_rows=places.row_gains is not None).count
+        part_KX = update.change_KX[:, first : first + tiles]
+        parts.append(part_KX.unflatten(1, (g.count, -1)).sum(dim=2).sqrt())
+        first += tiles
     return torch.cat(parts, dim=1)
 
 
@@ -129,162 +135,190 @@ def update(
         Norms of this update.
     """
     K, device = len(parameter_KP), parameter_KP.device
-    rows, matrices = places.rows, len(forms.form_KM[0])
+    matrices = forms.form_KM.shape[1]
     with_rows = places.row_gains is not None
+    tiles = {g.name: _tile(g, whole_rows=with_rows) for g in places.groups}
+    sums = sum(g.count * tiles[g.name].sums for g in places.groups)
+    changes = sum(g.count * tiles[g.name].count for g in places.groups)
 
     def new(*shape: int) -> Tensor:
         return torch.empty(*shape, dtype=torch.float32, device=device)
 
-    sums_K5R, coefficients_K2R = new(K, 5, rows), new(K, 2, rows)
-    matrix_5KM = new(5, K, matrices)
-    dgain_KR = new(K, rows) if with_rows else sums_K5R
+    sums_K5X, matrix_6KM = new(K, 5, sums), new(6, K, matrices)
+    coefficients_K3R = new(K, 3, sums) if with_rows else matrix_6KM
+    row_gains_start = places.row_gains.start if places.row_gains is not None else 0
+    first_sum = 0
     for g in places.groups:
-        spectral = g.name in forms.left
-        t = _tile(g)
-        _sums[(K * g.count * t.blocks,)](
-            parameter_KP, gradient_KQ, forms.right.get(g.name), forms.form_KM, sums_K5R,
-            parameter_KP.stride(0), gradient_KQ.stride(0), matrices, rows,
-            g.start, g.count, g.outputs, g.inputs, g.first_matrix, g.first_row, t.blocks,
-            SPECTRAL=spectral, ROWS=t.rows, WIDTH=t.width, num_warps=4,
+        t, is_spectral = tiles[g.name], g.name in forms.left
+        _sums[(K * g.count * t.count,)](
+            parameter_KP, gradient_KQ, forms.left.get(g.name), forms.right.get(g.name),
+            forms.form_KM, sums_K5X, parameter_KP.stride(0), gradient_KQ.stride(0), matrices, sums,
+            g.start, g.count, g.outputs, g.inputs, g.first_matrix, first_sum,
+            t.row_blocks, t.column_blocks, t.sums,
+            SPECTRAL=is_spectral, ROW_FORM=with_rows,
+            ROWS=t.rows, WIDTH=t.width, SPAN=t.span, num_warps=4,
         )  # fmt: skip
         _matrices[(K * g.count,)](
-            sums_K5R, coefficients_K2R, matrix_5KM, dgain_KR, parameter_KP,
-            forms.left.get(g.name), forms.form_KM, forms.gate_trains_KM,
-            parameter_KP.stride(0), places.gates.start,
-            places.row_gains.start if places.row_gains is not None else 0,
-            matrices, rows, K * matrices, g.count, g.outputs, g.first_matrix, g.first_row,
-            SPECTRAL=spectral, ROW_FORM=with_rows, BLOCK=256, num_warps=4,
+            sums_K5X, coefficients_K3R, matrix_6KM, parameter_KP,
+            forms.form_KM, forms.gate_trains_KM,
+            parameter_KP.stride(0), places.gates.start, row_gains_start + g.first_row,
+            matrices, sums, K * matrices, g.count, t.sums, g.first_matrix, first_sum,
+            SPECTRAL=is_spectral, ROW_FORM=with_rows, BLOCK=256, num_warps=4,
         )  # fmt: skip
-    dgate_KM, square_KM, weight_norm_KM, gradient_norm_KM, rank_one_KM = matrix_5KM.unbind(0)
+        first_sum += g.count * t.sums
 
-    tail = slice(places.gains.start, None)
-    tail_gradient = [gradient_KQ[:, places.gains].float(), dgate_KM]
-    if with_rows:
-        tail_gradient.append(dgain_KR)
-    tail_KS = torch.cat(tail_gradient, dim=1)
-    grad_norm_K = (square_KM.sum(dim=1) + tail_KS.square().sum(dim=1)).sqrt()
-    reference.reference(
-        parameter_KP[:, tail],
-        first_KP[:, tail],
-        second_KP[:, tail],
-        tail_KS,
-        grad_norm_K=grad_norm_K,
-        adamw=adamw,
-        decayed=0,
+    grad_norm_K, scalars_7K = fused_adamw.scalars(
+        matrix_6KM[1], gradient_KQ[:, places.gains], adamw=adamw
     )
-    effective_KQ[:, places.gains] = parameter_KP[:, places.gains].to(effective_KQ.dtype)
+    fused_adamw.update_tail(
+        parameter_KP,
+        first_KP,
+        second_KP,
+        gradient_KQ,
+        matrix_6KM[0],
+        coefficients_K3R[:, 2] if with_rows else None,
+        scalars_7K,
+        gains=places.gains,
+        out=effective_KQ,
+    )
 
-    scalars_7K = torch.stack(
-        (
-            reference.clip_factor(grad_norm_K, adamw.clip_K),
-            adamw.beta1_K,
-            adamw.beta2_K,
-            (1 - adamw.beta2_K**adamw.step_K).rsqrt(),
-            adamw.eps_K,
-            1 - adamw.lr_K * adamw.weight_decay_K,
-            adamw.lr_K / (1 - adamw.beta1_K**adamw.step_K),
-        )
-    )
-    change_KR = new(K, rows)
+    change_KX = new(K, changes)
+    first_sum = first_change = 0
     for g in places.groups:
-        spectral = g.name in forms.left
-        t = _tile(g)
-        _update[(K * g.count * t.blocks,)](
+        t, is_spectral = tiles[g.name], g.name in forms.left
+        gather = is_spectral and not spectral.is_held(g.outputs, g.inputs)
+        partial_KMXI = new(K, g.count, t.row_blocks, g.inputs) if gather else None
+        _update[(K * g.count * t.count,)](
             parameter_KP, first_KP, second_KP, gradient_KQ, effective_KQ,
-            coefficients_K2R, rank_one_KM, scalars_7K, change_KR,
+            coefficients_K3R, matrix_6KM, scalars_7K, change_KX, partial_KMXI,
             forms.left.get(g.name), forms.right.get(g.name), forms.form_KM,
             K, parameter_KP.stride(0), first_KP.stride(0), second_KP.stride(0),
             gradient_KQ.stride(0), effective_KQ.stride(0),
-            places.gates.start,
-            places.row_gains.start if places.row_gains is not None else 0,
-            matrices, rows, g.start, g.count, g.outputs, g.inputs, g.first_matrix, g.first_row,
-            t.blocks,
-            SPECTRAL=spectral, ROW_FORM=with_rows,
-            ROWS=t.rows, WIDTH=t.width, num_warps=4,
+            places.gates.start, row_gains_start + g.first_row, matrices, K * matrices,
+            sums, changes,
+            g.start, g.count, g.outputs, g.inputs, g.first_matrix, first_sum, first_change,
+            t.row_blocks, t.column_blocks,
+            SPECTRAL=is_spectral, GATHER=gather, ROW_FORM=with_rows,
+            ROWS=t.rows, WIDTH=t.width, SPAN=t.span, num_warps=4 if with_rows else 8,
         )  # fmt: skip
-        if spectral:
-            _spectral[(K * g.count,)](
-                parameter_KP, effective_KQ, forms.left[g.name], forms.right[g.name],
-                forms.form_KM, parameter_KP.stride(0), effective_KQ.stride(0),
-                places.gates.start, matrices, g.start, g.count, g.outputs, g.inputs,
-                g.first_matrix,
-                ROWS=max(1, _VALUES // triton.next_power_of_2(g.inputs)),
-                WIDTH=triton.next_power_of_2(g.inputs), num_warps=8,
-            )  # fmt: skip
-    return Update(grad_norm_K, weight_norm_KM, gradient_norm_KM, change_KR)
+        if is_spectral:
+            spectral.refresh(
+                parameter_KP,
+                forms.left[g.name],
+                forms.right[g.name],
+                partial_KMXI,
+                forms.form_KM,
+                start=g.start,
+                first_matrix=g.first_matrix,
+                gates_start=places.gates.start,
+                out=effective_KQ,
+            )
+        first_sum += g.count * t.sums
+        first_change += g.count * t.count
+    return Update(grad_norm_K, matrix_6KM[2], matrix_6KM[3], change_KX)
 
 
 @dataclass(frozen=True, slots=True)
 class _Tile:
+    """What a program of a group works on: `rows` by `span`, in pieces of `width`."""
+
     rows: int
     width: int
-    blocks: int
-    """Programs a matrix."""
+    span: int
+    row_blocks: int
+    column_blocks: int
+    sums: int
+    """Partial sums a matrix."""
+
+    @property
+    def count(self) -> int:
+        """Tiles a matrix."""
+        return self.row_blocks * self.column_blocks
 
 
-def _tile(group: Group) -> _Tile:
-    width = min(_WIDTH, triton.next_power_of_2(group.inputs))
+def _tile(group: Group, *, whole_rows: bool) -> _Tile:
+    width = min(_LONGEST if whole_rows else _WIDTH, triton.next_power_of_2(group.inputs))
     rows = max(1, min(triton.next_power_of_2(group.outputs), _VALUES // width))
-    return _Tile(rows, width, triton.cdiv(group.outputs, rows))
+    pieces, row_blocks = triton.cdiv(group.inputs, width), triton.cdiv(group.outputs, rows)
+    if whole_rows:
+        return _Tile(rows, width, pieces * width, row_blocks, 1, group.outputs)
+    return _Tile(rows, width, width, row_blocks, pieces, row_blocks * pieces)
 
 
 @triton.jit
 def _sums(
-    parameter, gradient, right, form, sums, parameter_stride, gradient_stride, matrices, all_rows,
-    start, M, O, I, first_matrix, first_row, blocks,
-    SPECTRAL: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    parameter, gradient, left, right, form, sums, parameter_stride, gradient_stride, matrices,
+    all_sums, start, M, O, I, first_matrix, first_sum, row_blocks, column_blocks, own_sums,
+    SPECTRAL: tl.constexpr, ROW_FORM: tl.constexpr,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
-    """Sums of every output row of a group: G·W, G·G, W·W, and where spectral G·v, W·v."""
-    run = (tl.program_id(0) // (M * blocks)).to(tl.int64)
+    """Sums of a tile, or of each row of it: G·W, G·G, W·W, and where spectral uᵀGv, uᵀWv."""
+    blocks = row_blocks * column_blocks
+    block = tl.program_id(0) % blocks
     matrix = (tl.program_id(0) // blocks) % M
-    row = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
+    run = (tl.program_id(0) // (M * blocks)).to(tl.int64)
+    row = (block // column_blocks) * ROWS + tl.arange(0, ROWS)
     place = start + (matrix.to(tl.int64) * O + row[:, None]) * I
-    gw = tl.zeros((ROWS,), dtype=tl.float32)
-    gg = tl.zeros((ROWS,), dtype=tl.float32)
-    ww = tl.zeros((ROWS,), dtype=tl.float32)
-    gv = tl.zeros((ROWS,), dtype=tl.float32)
-    wv = tl.zeros((ROWS,), dtype=tl.float32)
+    gw = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
+    gg = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
+    ww = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
+    ugv = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
+    uwv = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
     if SPECTRAL:
         is_spectral = tl.load(form + run * matrices + first_matrix + matrix) == 2
-    for begin in range(0, I, WIDTH):
-        column = begin + tl.arange(0, WIDTH)
+    for begin in range(0, SPAN, WIDTH):
+        column = (block % column_blocks) * SPAN + begin + tl.arange(0, WIDTH)
         mask = (row < O)[:, None] & (column < I)[None, :]
         at = place + column[None, :]
         w = tl.load(parameter + run * parameter_stride + at, mask=mask, other=0.0)
         g = tl.load(gradient + run * gradient_stride + at, mask=mask, other=0.0).to(tl.float32)
-        gw += tl.sum(g * w, axis=1)
-        gg += tl.sum(g * g, axis=1)
-        ww += tl.sum(w * w, axis=1)
+        gw += g * w
+        gg += g * g
+        ww += w * w
         if SPECTRAL:
             if is_spectral:
+                u = tl.load(left + (run * M + matrix) * O + row, mask=row < O, other=0.0)
                 v = tl.load(right + (run * M + matrix) * I + column, mask=column < I, other=0.0)
-                gv += tl.sum(g * v[None, :], axis=1)
-                wv += tl.sum(w * v[None, :], axis=1)
-    out = sums + run * 5 * all_rows + first_row + matrix * O + row
-    tl.store(out, gw, mask=row < O)
-    tl.store(out + all_rows, gg, mask=row < O)
-    tl.store(out + 2 * all_rows, ww, mask=row < O)
-    if SPECTRAL:
-        tl.store(out + 3 * all_rows, gv, mask=row < O)
-        tl.store(out + 4 * all_rows, wv, mask=row < O)
+                uv = u[:, None] * v[None, :]
+                ugv += g * uv
+                uwv += w * uv
+    out = sums + run * 5 * all_sums + first_sum + matrix * own_sums
+    if ROW_FORM:
+        tl.store(out + row, tl.sum(gw, axis=1), mask=row < O)
+        tl.store(out + all_sums + row, tl.sum(gg, axis=1), mask=row < O)
+        tl.store(out + 2 * all_sums + row, tl.sum(ww, axis=1), mask=row < O)
+        if SPECTRAL:
+            if is_spectral:
+                tl.store(out + 3 * all_sums + row, tl.sum(ugv, axis=1), mask=row < O)
+                tl.store(out + 4 * all_sums + row, tl.sum(uwv, axis=1), mask=row < O)
+    else:
+        tl.store(out + block, tl.sum(gw))
+        tl.store(out + all_sums + block, tl.sum(gg))
+        tl.store(out + 2 * all_sums + block, tl.sum(ww))
+        if SPECTRAL:
+            if is_spectral:
+                tl.store(out + 3 * all_sums + block, tl.sum(ugv))
+                tl.store(out + 4 * all_sums + block, tl.sum(uwv))
 
 
 @triton.jit
 def _matrices(
-    sums, coefficients, matrix_values, dgain, parameter, left, form, gate_trains,
-    parameter_stride, gates_start, row_gains_start, matrices, all_rows, plane, M, O,
-    first_matrix, first_row,
+    sums, coefficients, matrix_values, parameter, form, gate_trains,
+    parameter_stride, gates_start, row_gains_start, matrices, all_sums, plane, M, own_sums,
+    first_matrix, first_sum,
     SPECTRAL: tl.constexpr, ROW_FORM: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Gate gradients, norms and the coefficients of dW, a matrix a program."""
+    """Gate gradients, norms and the coefficients of dW, a matrix a program.
+
+    Planes of `matrix_values`: dgate, Σ of squares of all of the matrix's gradients, ‖W‖, ‖dW‖, c
+    and a; of `coefficients`, a row each and for the row form alone: a, b, dg.
+    """
     run = (tl.program_id(0) // M).to(tl.int64)
     matrix = tl.program_id(0) % M
     own = run * matrices + first_matrix + matrix
     kind = tl.load(form + own)
     gate = tl.load(parameter + run * parameter_stride + gates_start + first_matrix + matrix)
-    first = first_row + matrix * O
-    source = sums + run * 5 * all_rows + first
-    target = coefficients + run * 2 * all_rows + first
+    source = sums + run * 5 * all_sums + first_sum + matrix * own_sums
     lane = tl.arange(0, BLOCK)
     gw = tl.zeros((BLOCK,), dtype=tl.float32)
     gg = tl.zeros((BLOCK,), dtype=tl.float32)
@@ -292,32 +326,34 @@ def _matrices(
     ugv = tl.zeros((BLOCK,), dtype=tl.float32)
     uwv = tl.zeros((BLOCK,), dtype=tl.float32)
     rows_squared = tl.zeros((BLOCK,), dtype=tl.float32)
-    for begin in range(0, O, BLOCK):
-        row = begin + lane
-        inside = row < O
-        gw_row = tl.load(source + row, mask=inside, other=0.0)
-        gg_row = tl.load(source + all_rows + row, mask=inside, other=0.0)
-        ww_row = tl.load(source + 2 * all_rows + row, mask=inside, other=0.0)
-        gw += gw_row
-        gg += gg_row
-        ww += ww_row
+    gains_squared = tl.zeros((BLOCK,), dtype=tl.float32)
+    for begin in range(0, own_sums, BLOCK):
+        part = begin + lane
+        inside = part < own_sums
+        gw_part = tl.load(source + part, mask=inside, other=0.0)
+        gg_part = tl.load(source + all_sums + part, mask=inside, other=0.0)
+        ww_part = tl.load(source + 2 * all_sums + part, mask=inside, other=0.0)
+        gw += gw_part
+        gg += gg_part
+        ww += ww_part
         if ROW_FORM:
-            gain_at = parameter + run * parameter_stride + row_gains_start + first + row
-            gain = tl.load(gain_at, mask=inside, other=0.0)
-            length = tl.sqrt(tl.where(inside, ww_row, 1.0))
-            d = gw_row / length
+            gain_at = parameter + run * parameter_stride + row_gains_start + matrix * own_sums
+            gain = tl.load(gain_at + part, mask=inside, other=0.0)
+            length = tl.sqrt(tl.where(inside, ww_part, 1.0))
+            d = gw_part / length
             ratio = gain / length
-            rest = tl.maximum(gg_row - d * d, 0.0, propagate_nan=tl.PropagateNan.ALL)
+            rest = tl.maximum(gg_part - d * d, 0.0, propagate_nan=tl.PropagateNan.ALL)
             rows_squared += ratio * ratio * rest
+            gains_squared += d * d
             is_row = kind == 1
-            tl.store(dgain + run * all_rows + first + row, tl.where(is_row, d, 0.0), mask=inside)
-            tl.store(target + row, ratio, mask=inside & is_row)
-            tl.store(target + all_rows + row, -ratio * d / length, mask=inside & is_row)
+            target = coefficients + run * 3 * all_sums + first_sum + matrix * own_sums + part
+            tl.store(target, ratio, mask=inside & is_row)
+            tl.store(target + all_sums, -ratio * d / length, mask=inside & is_row)
+            tl.store(target + 2 * all_sums, tl.where(is_row, d, 0.0), mask=inside)
         if SPECTRAL:
             if kind == 2:
-                u = tl.load(left + (run * M + matrix) * O + row, mask=inside, other=0.0)
-                ugv += u * tl.load(source + 3 * all_rows + row, mask=inside, other=0.0)
-                uwv += u * tl.load(source + 4 * all_rows + row, mask=inside, other=0.0)
+                ugv += tl.load(source + 3 * all_sums + part, mask=inside, other=0.0)
+                uwv += tl.load(source + 4 * all_sums + part, mask=inside, other=0.0)
     total_gw, total_gg = tl.sum(gw, axis=0), tl.sum(gg, axis=0)
     dgate = total_gw
     scale = gate
@@ -333,144 +369,110 @@ def _matrices(
             square = scale * scale * tl.maximum(rest, 0.0, propagate_nan=tl.PropagateNan.ALL)
     if ROW_FORM:
         square = tl.where(kind == 1, tl.sum(rows_squared, axis=0), square)
-    trains = tl.load(gate_trains + own) != 0
-    tl.store(matrix_values + own, tl.where(trains, dgate, 0.0))
-    tl.store(matrix_values + plane + own, square)
+    dgate = tl.where(tl.load(gate_trains + own) != 0, dgate, 0.0)
+    all_squares = square + dgate * dgate
+    if ROW_FORM:
+        all_squares += tl.where(kind == 1, tl.sum(gains_squared, axis=0), 0.0)
+    tl.store(matrix_values + own, dgate)
+    tl.store(matrix_values + plane + own, all_squares)
     tl.store(matrix_values + 2 * plane + own, tl.sqrt(tl.sum(ww, axis=0)))
     tl.store(matrix_values + 3 * plane + own, tl.sqrt(square))
     tl.store(matrix_values + 4 * plane + own, rank_one)
-    if kind != 1:
-        for begin in range(0, O, BLOCK):
-            row = begin + lane
-            tl.store(target + row, tl.zeros((BLOCK,), tl.float32) + scale, mask=row < O)
-            tl.store(target + all_rows + row, tl.zeros((BLOCK,), tl.float32), mask=row < O)
+    tl.store(matrix_values + 5 * plane + own, scale)
 
 
 @triton.jit
 def _update(
-    parameter, first, second, gradient, effective, coefficients, rank_one, scalars, change,
-    left, right, form, K, parameter_stride, first_stride, second_stride, gradient_stride,
-    effective_stride, gates_start, row_gains_start, matrices, all_rows,
-    start, M, O, I, first_matrix, first_row, blocks,
-    SPECTRAL: tl.constexpr, ROW_FORM: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    parameter, first, second, gradient, effective, coefficients, matrix_values, scalars, change,
+    partial, left, right, form, K, parameter_stride, first_stride, second_stride, gradient_stride,
+    effective_stride, gates_start, row_gains_start, matrices, plane, all_sums, all_changes,
+    start, M, O, I, first_matrix, first_sum, first_change, row_blocks, column_blocks,
+    SPECTRAL: tl.constexpr, GATHER: tl.constexpr, ROW_FORM: tl.constexpr,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
-    """The second pass: rows of one matrix a program."""
-    run = (tl.program_id(0) // (M * blocks)).to(tl.int64)
+    """The second pass, a tile a program.
+
+    Where W is made anew for power iteration, the tile's part of Wᵀu is kept: [row blocks, I] a
+    matrix, I being whole.
+    """
+    blocks = row_blocks * column_blocks
+    block = tl.program_id(0) % blocks
     matrix = (tl.program_id(0) // blocks) % M
-    row = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
+    run = (tl.program_id(0) // (M * blocks)).to(tl.int64)
+    row_block = block // column_blocks
+    row = row_block * ROWS + tl.arange(0, ROWS)
     inside = row < O
     place = start + (matrix.to(tl.int64) * O + row[:, None]) * I
     own = run * matrices + first_matrix + matrix
     kind = tl.load(form + own)
-    at_row = first_row + matrix * O + row
-    scale = tl.load(coefficients + run * 2 * all_rows + at_row, mask=inside, other=0.0)
     clip = tl.load(scalars + run)
-    beta1 = tl.load(scalars + K + run)
-    beta2 = tl.load(scalars + 2 * K + run)
-    correction = tl.load(scalars + 3 * K + run)
-    eps = tl.load(scalars + 4 * K + run)
     decay = tl.load(scalars + 5 * K + run)
-    lr = tl.load(scalars + 6 * K + run)
     gate = tl.load(parameter + run * parameter_stride + gates_start + first_matrix + matrix)
-    moved = tl.zeros((ROWS,), dtype=tl.float32)
-    length = tl.zeros((ROWS,), dtype=tl.float32)
-    own_rows = gate + tl.zeros((ROWS,), dtype=tl.float32)
-    for begin in range(0, I, WIDTH):
-        column = begin + tl.arange(0, WIDTH)
+    scale = tl.load(matrix_values + 5 * plane + own)
+    if ROW_FORM:
+        row_scale = tl.zeros((ROWS,), dtype=tl.float32) + scale
+        bend = tl.zeros((ROWS,), dtype=tl.float32)
+        gain = tl.zeros((ROWS,), dtype=tl.float32)
+        bar_scale = tl.zeros((ROWS,), dtype=tl.float32) + gate
+        if kind == 1:
+            at_row = matrix * O + row
+            coefficient = coefficients + run * 3 * all_sums + first_sum + at_row
+            row_scale = tl.load(coefficient, mask=inside, other=0.0)
+            bend = tl.load(coefficient + all_sums, mask=inside, other=0.0)
+            gain_at = parameter + run * parameter_stride + row_gains_start + at_row
+            gain = tl.load(gain_at, mask=inside, other=0.0)
+        length = tl.zeros((ROWS,), dtype=tl.float32)
+    if SPECTRAL:
+        u = tl.zeros((ROWS,), dtype=tl.float32)
+        if kind == 2:
+            u = tl.load(left + (run * M + matrix) * O + row, mask=inside, other=0.0)
+    moved = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
+    for begin in range(0, SPAN, WIDTH):
+        column = (block % column_blocks) * SPAN + begin + tl.arange(0, WIDTH)
         mask = inside[:, None] & (column < I)[None, :]
         at = place + column[None, :]
+        # Four values a thread of bfloat16 too, as of float32: eight would make each tile of
+        # float32 pass through shared memory on its way from loads of eight to stores of four.
+        narrow = tl.max_contiguous(at, (1, 4))
         w = tl.load(parameter + run * parameter_stride + at, mask=mask, other=0.0)
-        g = tl.load(gradient + run * gradient_stride + at, mask=mask, other=0.0).to(tl.float32)
+        g = tl.load(gradient + run * gradient_stride + narrow, mask=mask, other=0.0).to(tl.float32)
         m = tl.load(first + run * first_stride + at, mask=mask, other=0.0)
         n = tl.load(second + run * second_stride + at, mask=mask, other=0.0)
-        d = g * scale[:, None]
-        if ROW_FORM:
-            if kind == 1:
-                bend = coefficients + run * 2 * all_rows + all_rows + at_row
-                d += w * tl.load(bend, mask=inside, other=0.0)[:, None]
+        d = g * row_scale[:, None] + w * bend[:, None] if ROW_FORM else g * scale
         if SPECTRAL:
             if kind == 2:
-                u = tl.load(left + (run * M + matrix) * O + row, mask=inside, other=0.0)
                 v = tl.load(right + (run * M + matrix) * I + column, mask=column < I, other=0.0)
-                d += tl.load(rank_one + own) * u[:, None] * v[None, :]
-        d *= clip
-        m += (1.0 - beta1) * (d - m)
-        n = beta2 * n + (1.0 - beta2) * d * d
-        new = w * decay - lr * m / (tl.sqrt(n) * correction + eps)
+                d += tl.load(matrix_values + 4 * plane + own) * u[:, None] * v[None, :]
+        new, m, n = fused_adamw.step(w * decay, d * clip, m, n, scalars, K, run)
         tl.store(first + run * first_stride + at, m, mask=mask)
         tl.store(second + run * second_stride + at, n, mask=mask)
         tl.store(parameter + run * parameter_stride + at, new, mask=mask)
         new = tl.where(mask, new, 0.0)
-        moved += tl.sum((new - w) * (new - w), axis=1)
+        moved += (new - w) * (new - w)
+        if GATHER:
+            if kind == 2:
+                part = (run * M + matrix) * row_blocks + row_block
+                tl.store(partial + part * I + column, tl.sum(new * u[:, None], axis=0), column < I)
         if ROW_FORM:
             length += tl.sum(new * new, axis=1)
-            if WIDTH >= I:
+            if WIDTH == SPAN:
                 if kind == 1:
-                    gain_at = parameter + run * parameter_stride + row_gains_start + at_row
-                    gain = tl.load(gain_at, mask=inside, other=0.0)
-                    own_rows = gain / tl.sqrt(tl.where(inside, length, 1.0))
-        whole = kind != 2
-        if ROW_FORM:
-            whole = whole & ((kind != 1) | (WIDTH >= I))
-        if whole:
-            bar = (new * own_rows[:, None]).to(effective.dtype.element_ty)
-            tl.store(effective + run * effective_stride + at, bar, mask=mask)
-    tl.store(change + run * all_rows + at_row, moved, mask=inside)
+                    bar_scale = gain / tl.sqrt(tl.where(inside, length, 1.0))
+            if (kind == 0) | ((kind == 1) & (WIDTH == SPAN)):
+                bar = (new * bar_scale[:, None]).to(effective.dtype.element_ty)
+                tl.store(effective + run * effective_stride + narrow, bar, mask=mask)
+        else:
+            if kind != 2:
+                bar = (new * gate).to(effective.dtype.element_ty)
+                tl.store(effective + run * effective_stride + narrow, bar, mask=mask)
+    tl.store(change + run * all_changes + first_change + matrix * blocks + block, tl.sum(moved))
     if ROW_FORM:
-        if (kind == 1) & (WIDTH < I):
-            gain_at = parameter + run * parameter_stride + row_gains_start + at_row
-            gain = tl.load(gain_at, mask=inside, other=0.0)
-            own_rows = gain / tl.sqrt(tl.where(inside, length, 1.0))
-            for begin in range(0, I, WIDTH):
+        if (kind == 1) & (WIDTH < SPAN):
+            bar_scale = gain / tl.sqrt(tl.where(inside, length, 1.0))
+            for begin in range(0, SPAN, WIDTH):
                 column = begin + tl.arange(0, WIDTH)
                 mask = inside[:, None] & (column < I)[None, :]
                 at = place + column[None, :]
                 w = tl.load(parameter + run * parameter_stride + at, mask=mask, other=0.0)
-                bar = (w * own_rows[:, None]).to(effective.dtype.element_ty)
+                bar = (w * bar_scale[:, None]).to(effective.dtype.element_ty)
                 tl.store(effective + run * effective_stride + at, bar, mask=mask)
-
-
-@triton.jit
-def _spectral(
-    parameter, effective, left, right, form, parameter_stride, effective_stride, gates_start,
-    matrices, start, M, O, I, first_matrix, ROWS: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    """One step of power iteration on the new W, then W̄ = γ/s W; s = uᵀWv = ‖Wv‖."""
-    run = (tl.program_id(0) // M).to(tl.int64)
-    matrix = tl.program_id(0) % M
-    if tl.load(form + run * matrices + first_matrix + matrix) == 2:
-        column = tl.arange(0, WIDTH)
-        source = parameter + run * parameter_stride + start + matrix.to(tl.int64) * O * I
-        u_at = left + (run * M + matrix) * O
-        v = tl.zeros((WIDTH,), dtype=tl.float32)
-        for begin in range(0, O, ROWS):
-            row = begin + tl.arange(0, ROWS)
-            mask = (row < O)[:, None] & (column < I)[None, :]
-            w = tl.load(source + row[:, None] * I + column[None, :], mask=mask, other=0.0)
-            u = tl.load(u_at + row, mask=row < O, other=0.0)
-            v += tl.sum(w * u[:, None], axis=0)
-        v = v / tl.maximum(tl.sqrt(tl.sum(v * v, axis=0)), 1e-12, propagate_nan=tl.PropagateNan.ALL)
-        tl.store(right + (run * M + matrix) * I + column, v, mask=column < I)
-        tl.debug_barrier()
-        square = tl.full((), 0.0, dtype=tl.float32)
-        for begin in range(0, O, ROWS):
-            row = begin + tl.arange(0, ROWS)
-            mask = (row < O)[:, None] & (column < I)[None, :]
-            w = tl.load(source + row[:, None] * I + column[None, :], mask=mask, other=0.0)
-            wv = tl.sum(w * v[None, :], axis=1)
-            square += tl.sum(wv * wv, axis=0)
-            tl.store(u_at + row, wv, mask=row < O)
-        s = tl.maximum(tl.sqrt(square), 1e-12, propagate_nan=tl.PropagateNan.ALL)
-        gate = tl.load(parameter + run * parameter_stride + gates_start + first_matrix + matrix)
-        tl.debug_barrier()
-        target = effective + run * effective_stride + start + matrix.to(tl.int64) * O * I
-        for begin in range(0, O, ROWS):
-            row = begin + tl.arange(0, ROWS)
-            mask = (row < O)[:, None] & (column < I)[None, :]
-            at = row[:, None] * I + column[None, :]
-            w = tl.load(source + at, mask=mask, other=0.0)
-            wv = tl.load(u_at + row, mask=row < O, other=0.0)
-            tl.debug_barrier()
-            tl.store(u_at + row, wv / s, mask=row < O)
-            bar = (w * (gate / s)).to(effective.dtype.element_ty)
-            tl.store(target + at, bar, mask=mask)
