@@ -31,6 +31,10 @@ _VALUES = 4096
 _WIDTH = 2048
 """Longest piece of a row that is worked on at once."""
 
+_PLAIN = ("K", "M", "blocks", "first_matrix", "plane")
+"""Numbers that only place a program and differ between groups: Triton compiles a kernel anew for an
+integer that is 1 or a multiple of 16, and gains nothing by these."""
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -228,7 +232,7 @@ def _tile(group: Group) -> _Tile:
     return _Tile(rows, width, triton.cdiv(group.outputs, rows))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_PLAIN)
 def _sums(
     parameter, gradient, right, form, sums, parameter_stride, gradient_stride, matrices, all_rows,
     start, M, O, I, first_matrix, first_row, blocks,
@@ -269,7 +273,7 @@ def _sums(
         tl.store(out + 4 * all_rows, wv, mask=row < O)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_PLAIN)
 def _matrices(
     sums, coefficients, matrix_values, dgain, parameter, left, form, gate_trains,
     parameter_stride, gates_start, row_gains_start, matrices, all_rows, plane, M, O,
@@ -346,7 +350,7 @@ def _matrices(
             tl.store(target + all_rows + row, tl.zeros((BLOCK,), tl.float32), mask=row < O)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_PLAIN)
 def _update(
     parameter, first, second, gradient, effective, coefficients, rank_one, scalars, change,
     left, right, form, K, parameter_stride, first_stride, second_stride, gradient_stride,
@@ -430,7 +434,7 @@ def _update(
                 tl.store(effective + run * effective_stride + at, bar, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_PLAIN)
 def _spectral(
     parameter, effective, left, right, form, parameter_stride, effective_stride, gates_start,
     matrices, start, M, O, I, first_matrix, ROWS: tl.constexpr, WIDTH: tl.constexpr,
