@@ -256,9 +256,8 @@ def optimizer(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
     rows = ParameterRows(a, slots=K, forms=frozenset({"scalar"}), device=device, dtype=dtype)
     table = SlotTable(K, width=a.width, device=device)
     run = case.run(0)
-    for slot in range(K):
-        rows.load(slot, run)
-        table.load(slot, run)
+    rows.load(range(K), [run] * K)
+    table.load(range(K), [run] * K)
     layout = rows.layout
     # So large that what is compared is the update, not the weights that it is added to.
     adamw = replace(table.adamw(), lr_K=torch.full((K,), 0.01, device=device))

@@ -120,12 +120,29 @@ def main(task: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(1)
     marks = {"process": STARTED, "imports": time.time()}
+
+    def mark(part: str) -> None:
+        _synchronize(device)
+        marks[part] = time.time()
+
     if task["part"] == "ceilings":
         _tell("ready")
         serve({"measure": lambda _: _ceilings(device)})
         return
     case = gpu.Case(**task["case"])
     if device.type == "cuda":
+        if task["part"] == "engine":
+            from wesar_sweep.kernels.fused import compiling
+
+            compiling.prepare()  # As a worker does.
+            compile_ahead = compiling.compile_ahead
+
+            def marked(*arguments: Any, **options: Any) -> int:
+                count = compile_ahead(*arguments, **options)
+                mark(f"{count} kernels compiled")
+                return count
+
+            compiling.compile_ahead = marked
         torch.cuda.init()
         torch.zeros(1, device=device)
     marks["device"] = time.time()
@@ -133,9 +150,9 @@ def main(task: dict[str, Any]) -> None:
         _serve_plain(case, task, device=device)
         return
     torch.manual_seed(0)
-    stack = gpu.make_stack(case, method=task["method"], device=device, precision=task["precision"])
-    _synchronize(device)
-    marks["stack and runs"] = time.time()
+    stack = gpu.make_stack(
+        case, method=task["method"], device=device, precision=task["precision"], mark=mark
+    )
     trainer = gpu.Trainer(stack)
     trainer.advance(1)
     loss = trainer.loss()

@@ -119,7 +119,13 @@ def methods_of(name: str) -> list[str]:
 
 
 def make_stack(
-    case: Case, *, method: str, device: torch.device, precision: str = "bf16", fused: bool = True
+    case: Case,
+    *,
+    method: str,
+    device: torch.device,
+    precision: str = "bf16",
+    fused: bool = True,
+    mark: Callable[[str], object] = lambda part: None,
 ) -> Stack:
     """A stack as `training.engine.Engine` makes it, with a run in every slot.
 
@@ -129,6 +135,7 @@ def make_stack(
         device: Where to.
         precision: Of activations and products; on a CPU always fp32.
         fused: Whether to take the fused kernels; off is plain torch, for comparison.
+        mark: Told what is done, when it is.
     """
     from wesar_sweep.training.stack import Stack, StackTraits
 
@@ -142,9 +149,13 @@ def make_stack(
         precision=precision if on_gpu else "fp32",  # type: ignore[arg-type]
         fused=fused and on_gpu,
     )
+    mark("stack")
     stack.warm_up()
-    for slot in range(case.slots):
-        stack.load(slot, case.run(slot, methods[slot % len(methods)]))
+    mark("kernels run")
+    runs = [case.run(slot, methods[slot % len(methods)]) for slot in range(case.slots)]
+    mark("settings")
+    stack.load_many(range(case.slots), runs)
+    mark("runs drawn")
     return stack
 
 

@@ -57,8 +57,7 @@ def measure(request: dict[str, Any]) -> list[dict[str, Any]]:
             micro_batches=fit.micro_batches,
         )
         stack.warm_up()
-        for slot in range(slots):
-            stack.load(slot, run)
+        stack.load_many(range(slots), [run] * slots)
         seconds = _timed(stack)
         answers.append(
             {

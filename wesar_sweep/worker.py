@@ -105,6 +105,10 @@ def _train(
     from wesar_sweep.training.stack import StackTraits
 
     where = torch_device(device)
+    if where.type == "cuda":
+        from wesar_sweep.kernels.fused import compiling
+
+        compiling.prepare()
     with CellQueue(study, directory, watch.worker) as queue:
         contexts = possible_values(study, "context")
         corpus = load_corpus(study.data, context=max(int(str(context)) for context in contexts))

@@ -52,8 +52,7 @@ def stack_of(text):
     def make(study, runs, *, methods=METHODS):
         traits = StackTraits.of(study, methods=methods)
         stack = Stack(runs[0].architecture, slots=len(runs), traits=traits, train_S=text)
-        for slot, run in enumerate(runs):
-            stack.load(slot, run)
+        stack.load_many(range(len(runs)), runs)
         return stack
 
     return make

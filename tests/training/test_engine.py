@@ -195,14 +195,14 @@ def test_one_bad_run_does_not_condemn_its_neighbours(study_of, runs_of, train, m
     study = study_of(training={"steps": 12}, data=SYNTHETIC)
     runs = runs_of(study, *({"method": "he", "seed": n} for n in range(7)))
     undisturbed = train(study, [run for run in runs if run.seed != 2], slots=3)
-    honest = engine_module.Stack.load
+    honest = engine_module.Stack.load_many
 
-    def load(self, slot, run):
-        if run.seed == 2:
+    def load_many(self, slots, runs):
+        if any(run.seed == 2 for run in runs):
             raise RuntimeError("this run breaks its stack")
-        honest(self, slot, run)
+        honest(self, slots, runs)
 
-    monkeypatch.setattr(engine_module.Stack, "load", load)
+    monkeypatch.setattr(engine_module.Stack, "load_many", load_many)
     queue = train(study, runs, slots=3, retries=2)
     statuses = {seed: outcome.status for (_, seed), outcome in queue.outcomes.items()}
     assert statuses.pop(2) == "failed"

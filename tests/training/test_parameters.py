@@ -12,6 +12,7 @@ from wesar_sweep.model.fold import fold
 from wesar_sweep.model.initialisation import initial_std, standard_normal
 from wesar_sweep.model.layout import role_of
 from wesar_sweep.model.plain import PlainDecoder
+from wesar_sweep.training import parameters as parameters_module
 
 METHODS = ("he", "wesar", "weight_norm", "sigma_reparam", "residual_scaling", "embed_norm")
 
@@ -182,3 +183,59 @@ def test_paired_runs_start_from_the_same_draws(study_of, runs_of, stack_of):
     group = stack.rows.layout.groups[1]
     q = group.view(stack.rows.parameter_KP)[:, 0]
     torch.testing.assert_close(q[0] / q[0].std(), q[1] / q[1].std())
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_runs_loaded_together_are_those_loaded_alone(
+    study_of, runs_of, stack_of, threads, monkeypatch
+):
+    """Bit for bit, whatever the slots' order; control: another seed differs."""
+    methods = ("wesar", "weight_norm", "sigma_reparam", "residual_scaling", "he")
+    cells = [{"method": name, "seed": n % 3} for n, name in enumerate(methods)]
+    study = study_of(model={"ffn": "swiglu", "qk_norm": True})
+    runs = runs_of(study, *cells)
+    alone = stack_of(study, runs)
+    for slot, run in enumerate(runs):
+        alone.load(slot, run)
+    together = stack_of(study, runs[::-1])
+    before = together.rows.parameter_KP.clone()
+    monkeypatch.setattr(parameters_module, "drawing_threads", lambda device: threads)
+    together.load_many([4, 2, 3, 0, 1], [runs[n] for n in (4, 2, 3, 0, 1)])
+    assert not torch.equal(together.rows.parameter_KP, before)
+    same_state(together, alone, rtol=0)
+
+
+def test_a_piece_of_several_runs_is_each_alone(study_of, runs_of, stack_of):
+    """As a GPU loads them; within rounding, for sums of several runs may take another order."""
+    methods = ("wesar", "weight_norm", "sigma_reparam")
+    study = study_of(model={"width": 24})
+    runs = runs_of(study, *({"method": name, "seed": n} for n, name in enumerate(methods)))
+    alone, together = stack_of(study, runs), stack_of(study, [runs[0]] * 3)
+    rows = together.rows
+    rows._draws.begin([run.seed for run in runs], None)
+    rows._load_piece(0, runs, [rows._draws.row(run.seed) for run in runs])
+    together.table.load(range(3), runs)
+    # Thirty steps of power iteration in float32.
+    same_state(together, alone, rtol=1e-4)
+
+
+def test_neighbouring_slots_are_loaded_in_pieces():
+    runs = list("abcdefg")
+    pieces = parameters_module._neighbours([0, 1, 2, 3, 6, 7, 5], runs, most=3)
+    assert pieces == [(0, ["a", "b", "c"]), (3, ["d"]), (6, ["e", "f"]), (5, ["g"])]
+    assert parameters_module._neighbours([], [], most=3) == []
+
+
+def same_state(got, want, *, rtol):
+    pairs = [
+        (got.rows.parameter_KP, want.rows.parameter_KP),
+        (got.rows.effective_KP, want.rows.effective_KP),
+        (got.rows.form_KM, want.rows.form_KM),
+        (got.rows.gate_trains_KM, want.rows.gate_trains_KM),
+        (got.table._float_FK, want.table._float_FK),
+        (got.table._int_IK, want.table._int_IK),
+        *((got.rows.left[name], left) for name, left in want.rows.left.items()),
+        *((got.rows.right[name], right) for name, right in want.rows.right.items()),
+    ]
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine, theirs, rtol=rtol, atol=rtol / 100)

@@ -235,8 +235,7 @@ class Engine:
         slots = free[: len(self._waiting)]
         self._entering, self._waiting = self._waiting[: len(slots)], self._waiting[len(slots) :]
         with _machine_faults():
-            for slot, run in zip(slots, self._entering, strict=True):
-                stack.load(slot, run)
+            stack.load_many(slots, self._entering)
         losses = self._measure(stack, slots, window_ST)
         for slot, run, init_loss in zip(slots, self._entering, losses, strict=True):
             self.records[slot] = RunRecord(run, self._study, init_loss)

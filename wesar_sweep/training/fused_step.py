@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from wesar_sweep.config.study import Precision
-from wesar_sweep.kernels.fused import data_order, optimizer
+from wesar_sweep.kernels.fused import compiling, data_order, optimizer
 from wesar_sweep.model.decoder import EmbeddingSwitches, Taps
 from wesar_sweep.model.fused_decoder import FusedDecoder
 from wesar_sweep.model.layout import Layout
@@ -144,9 +144,25 @@ class FusedStep:
 
     def warm_up(self) -> None:
         """Compile and run every kernel once, probes included; the state of the runs is spoilt."""
+        compiling.compile_ahead(self._use_every_kernel, device=self._stack.device)
+        self._use_every_kernel()
+
+    @torch.no_grad()
+    def _use_every_kernel(self) -> None:
+        """A step with probes, and the loss of some windows."""
+        stack = self._stack
         self._cursor.zero_()
         self._update(probe=True)
         self._cursor.zero_()
+        token_KM = torch.zeros(
+            stack.slots,
+            self._sequences * stack.architecture.context,
+            dtype=torch.int32,
+            device=stack.device,
+        )
+        traits = stack.traits
+        switches = stack.table.switches(scale=traits.scaled_embed, normalise=traits.embed_norm)
+        self._decoder.loss(stack.rows.effective_KP, token_KM, token_KM, switches=switches)
 
     @torch.no_grad()
     def _update(self, *, probe: bool) -> dict[str, Tensor] | None:

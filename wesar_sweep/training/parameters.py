@@ -8,6 +8,8 @@ run's own is picked. Nothing reduces over K.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -16,11 +18,12 @@ from wesar_sweep.config.run import Architecture, Run
 from wesar_sweep.kernels import reparametrization as rp
 from wesar_sweep.model.initialisation import standard_normal
 from wesar_sweep.model.layout import Layout, MatrixGroup, role_of
-from wesar_sweep.model.parametrization import Form, parametrize
+from wesar_sweep.model.parametrization import Form, MatrixParametrization, parametrize
+from wesar_sweep.training.draws import Draws, drawing_threads
 
 _FORMS: tuple[Form, ...] = ("scalar", "row", "spectral")
-_DRAWN_BYTES = 2**29
-"""Draws that are kept for further runs of the same seed."""
+_PIECE_BYTES = 2**27
+"""Parameters of the slots that are loaded together: some of a GPU's memory is needed for it."""
 _POWER_STEPS_AT_START = 30
 """Enough that s is within a few per cent of the largest singular value of a Gaussian matrix."""
 
@@ -40,6 +43,19 @@ def zero_rows(
         return torch.zeros(slots, size, device=device, dtype=dtype)
     padded = -(-size // 128) * 128
     return torch.zeros(slots, padded, device=device, dtype=dtype)[:, :size]
+
+
+def _neighbours(
+    slots: Sequence[int], runs: Sequence[Run], *, most: int
+) -> list[tuple[int, list[Run]]]:
+    """Runs of slots that follow one another, at most so many together, with the first slot."""
+    pieces: list[tuple[int, list[Run]]] = []
+    for slot, run in zip(slots, runs, strict=True):
+        if pieces and slot == pieces[-1][0] + len(pieces[-1][1]) and len(pieces[-1][1]) < most:
+            pieces[-1][1].append(run)
+        else:
+            pieces.append((slot, [run]))
+    return pieces
 
 
 class ParameterRows:
@@ -68,7 +84,7 @@ class ParameterRows:
         self.parameter_KP = zero_rows(slots, self.layout.size, device=device)
         self.effective_KP = zero_rows(slots, self.layout.effective_size, device=device, dtype=dtype)
         self._grad_KP: Tensor | None = None
-        self._drawn: dict[int, dict[str, Tensor]] = {}
+        self._draws = Draws(self.layout)
         self.gate_trains_KM = torch.zeros(slots, matrices, device=device, dtype=torch.bool)
         self.form_KM = torch.zeros(slots, matrices, device=device, dtype=torch.int64)
         self.left: dict[str, Tensor] = {}
@@ -104,61 +120,77 @@ class ParameterRows:
             for name, value in vectors.items():
                 vectors[name] = value[slots].contiguous()
 
-    def _draws(self, seed: int) -> dict[str, Tensor]:
-        """The standard normal draw of each matrix by its label, on the CPU.
+    def load(self, slots: Sequence[int], runs: Sequence[Run]) -> None:
+        """Draw the initial parameters of runs into slots, by (seed, parameter name) alone.
 
-        Runs of one seed share them, whatever their method, so the latest are kept.
+        On a GPU neighbouring slots are loaded together, while the draws of the next are made.
         """
-        if seed not in self._drawn:
-            most = max(1, _DRAWN_BYTES // (4 * self.layout.size))
-            while len(self._drawn) >= most:
-                self._drawn.pop(next(iter(self._drawn)))
-            self._drawn[seed] = {
-                label: standard_normal((group.outputs, group.inputs), seed=seed, name=label)
-                for group in self.layout.groups
-                for label in group.labels
-            }
-        return self._drawn[seed]
+        device = self.parameter_KP.device
+        # On a CPU each alone: its bits must not depend on how many enter with it.
+        most = 1 if device.type == "cpu" else max(1, _PIECE_BYTES // (4 * self.layout.size))
+        pieces = _neighbours(slots, runs, most=most)
+        threads = drawing_threads(device)
+        with ThreadPoolExecutor(threads, "draw") if threads > 1 else nullcontext() as pool:
+            for number, (first, some) in enumerate(pieces):
+                self._draws.begin((run.seed for run in some), pool)
+                drawn = [self._draws.row(run.seed) for run in some]
+                if pool is not None and number + 1 < len(pieces):
+                    self._draws.begin((run.seed for run in pieces[number + 1][1]), pool)
+                self._load_piece(first, some, drawn)
 
-    def load(self, slot: int, run: Run) -> None:
-        """Draw a run's initial parameters into a slot, by (seed, parameter name) alone."""
-        layout, drawn = self.layout, self._draws(run.seed)
-        row_P = torch.ones(layout.size)
-        # Float64: an absurd gate becomes infinite in float32, which is a divergence, not an error.
-        gate_M = torch.ones(len(layout.matrix_labels), dtype=torch.float64)
-        trains_M, form_M = gate_M.bool(), gate_M.long()
+    def _load_piece(self, first: int, runs: Sequence[Run], drawn: Sequence[Tensor]) -> None:
+        """Start runs in the slots from `first` on, from their draws."""
+        layout, device = self.layout, self.parameter_KP.device
+        slots = slice(first, first + len(runs))
+        row_KP = torch.ones(len(runs), layout.size, device=device)
+        for row_P, drawn_P in zip(row_KP, drawn, strict=True):
+            row_P[: layout.matrix_parameters].copy_(drawn_P)
+        rules = [[self._rule(run, label) for label in layout.matrix_labels] for run in runs]
+
+        # By way of float64: an absurd gate becomes infinite in float32, which is a divergence, not
+        # an error.
+        std_KM, gate_KM = (
+            torch.tensor(values, dtype=torch.float64).float().to(device)
+            for values in (
+                [[rule.std for rule in own] for own in rules],
+                [[rule.gate for rule in own] for own in rules],
+            )
+        )
         for group in layout.groups:
-            w_MOI = group.view(row_P.unsqueeze(0))[0]
-            for place, label in enumerate(group.labels):
-                rule = parametrize(
-                    role_of(label),
-                    method=run.parts,
-                    sigma2=run.hyperparameters.sigma2,
-                    architecture=run.architecture,
-                )
-                assert rule.form in self.forms, (rule.form, self.forms)
-                torch.mul(drawn[label], rule.std, out=w_MOI[place])
-                number = group.first_matrix + place
-                gate_M[number], trains_M[number] = rule.gate, rule.gate_trains
-                form_M[number] = _FORMS.index(rule.form)
+            w_KMOI = group.view(row_KP)
+            w_KMOI.mul_(std_KM[:, group.matrices, None, None])
             if layout.with_row_gains:
-                row_P[layout.row_gains(group)] = rp.row_norm(w_MOI.unsqueeze(0)).flatten()
+                row_KP[:, layout.row_gains(group)] = rp.row_norm(w_KMOI).flatten(1)
             if group.name in self.left:
-                self._start_power_iteration(slot, group, w_MOI, seed=run.seed)
-        row_P[layout.gates] = gate_M.float()
-        self.parameter_KP[slot] = row_P
-        self.gate_trains_KM[slot], self.form_KM[slot] = trains_M, form_M
-        self.refresh_effective(slice(slot, slot + 1), power_step=False)
+                self._start_power_iteration(slots, group, w_KMOI, runs)
+        row_KP[:, layout.gates] = gate_KM
+        self.parameter_KP[slots] = row_KP
+        trains = [[rule.gate_trains for rule in own] for own in rules]
+        self.gate_trains_KM[slots] = torch.tensor(trains).to(device)
+        forms = [[_FORMS.index(rule.form) for rule in own] for own in rules]
+        self.form_KM[slots] = torch.tensor(forms).to(device)
+        self.refresh_effective(slots, power_step=False)
+
+    def _rule(self, run: Run, label: str) -> MatrixParametrization:
+        """How a matrix of a run starts."""
+        rule = parametrize(
+            role_of(label),
+            method=run.parts,
+            sigma2=run.hyperparameters.sigma2,
+            architecture=run.architecture,
+        )
+        assert rule.form in self.forms, (rule.form, self.forms)
+        return rule
 
     def _start_power_iteration(
-        self, slot: int, group: MatrixGroup, w_MOI: Tensor, *, seed: int
+        self, slots: slice, group: MatrixGroup, w_KMOI: Tensor, runs: Sequence[Run]
     ) -> None:
-        left_KMO = standard_normal(
-            (1, group.count, group.outputs), seed=seed, name=f"{group.name}.left"
-        )
+        shape, name = (1, group.count, group.outputs), f"{group.name}.left"
+        starts = [standard_normal(shape, seed=run.seed, name=name) for run in runs]
+        left_KMO = torch.cat(starts).to(w_KMOI.device)
         for _ in range(_POWER_STEPS_AT_START):
-            left_KMO, right_KMI = rp.power_iteration(w_MOI.unsqueeze(0), left_KMO)
-        self.left[group.name][slot], self.right[group.name][slot] = left_KMO[0], right_KMI[0]
+            left_KMO, right_KMI = rp.power_iteration(w_KMOI, left_KMO)
+        self.left[group.name][slots], self.right[group.name][slots] = left_KMO, right_KMI
 
     def refresh_effective(self, slots: slice = slice(None), *, power_step: bool = True) -> None:
         """Make the effective weights from the parameters, after one step of power iteration."""

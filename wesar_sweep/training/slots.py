@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -57,12 +58,22 @@ class SlotTable:
         """float32 [K]."""
         return self._float("z_loss")
 
-    def load(self, slot: int, run: Run) -> None:
-        """Put a run into a slot, at step 0."""
+    def load(self, slots: Sequence[int], runs: Sequence[Run]) -> None:
+        """Put runs into slots, at step 0."""
+        if not runs:
+            return
+        columns = [self._columns(run) for run in runs]
+        index = torch.tensor(slots, device=self._int_IK.device)
+        for table, values in zip(
+            (self._float_FK, self._int_IK), zip(*columns, strict=True), strict=True
+        ):
+            new_XS = torch.tensor(values, dtype=table.dtype).T
+            table[:, index] = new_XS.to(table.device)
+
+    def _columns(self, run: Run) -> tuple[list[float], list[int]]:
         h = run.hyperparameters
         floats = {name: getattr(h, name) for name in _FLOATS}
         floats["clip"] = math.inf if h.clip is None else h.clip
-        self._float_FK[:, slot] = torch.tensor([float(floats[name]) for name in _FLOATS])
         ints = {
             "seed": run.seed,
             "step": 0,
@@ -70,7 +81,7 @@ class SlotTable:
             "embed_norm": int(run.parts.embed_norm),
             "embed_scale": int(run.parts.scaled_embed),
         }
-        self._int_IK[:, slot] = torch.tensor([ints[name] for name in _INTS])
+        return [float(floats[name]) for name in _FLOATS], [ints[name] for name in _INTS]
 
     def keep(self, slots: Tensor) -> None:
         """Go on with these slots alone."""

@@ -172,11 +172,16 @@ class Stack:
 
     def load(self, slot: int, run: Run) -> None:
         """Start a run in a slot, whatever was there before."""
-        assert run.architecture == self.architecture
-        self.rows.load(slot, run)
-        self.table.load(slot, run)
-        self.first_KP[slot] = 0
-        self.second_KP[slot] = 0
+        self.load_many([slot], [run])
+
+    def load_many(self, slots: Sequence[int], runs: Sequence[Run]) -> None:
+        """Start runs in slots; on a GPU much faster than one after another."""
+        assert all(run.architecture == self.architecture for run in runs)
+        self.rows.load(slots, runs)
+        self.table.load(slots, runs)
+        for slot in slots:
+            self.first_KP[slot] = 0
+            self.second_KP[slot] = 0
 
     def keep(self, slots: Sequence[int]) -> None:
         """Shrink to these slots, in this order."""

@@ -41,6 +41,13 @@ _WIDTH = 128
 _LONGEST = 2048
 """Longest piece of a row that is worked on at once where tiles are whole rows."""
 
+_PLAIN = (
+    "K", "M", "plane", "first_matrix", "first_sum", "first_change", "own_sums", "row_blocks",
+    "column_blocks",
+)  # fmt: skip
+"""Numbers that only place a program and differ between groups: Triton compiles a kernel anew for an
+integer that is 1 or a multiple of 16, and gains nothing by these."""
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -245,7 +252,7 @@ def _tile(group: Group, *, whole_rows: bool) -> _Tile:
     return _Tile(rows, width, width, row_blocks, pieces, row_blocks * pieces)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_PLAIN)
 def _sums(
     parameter, gradient, left, right, form, sums, parameter_stride, gradient_stride, matrices,
     all_sums, start, M, O, I, first_matrix, first_sum, row_blocks, column_blocks, own_sums,
@@ -301,7 +308,7 @@ def _sums(
                 tl.store(out + 4 * all_sums + block, tl.sum(uwv))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_PLAIN)
 def _matrices(
     sums, coefficients, matrix_values, parameter, form, gate_trains,
     parameter_stride, gates_start, row_gains_start, matrices, all_sums, plane, M, own_sums,
@@ -381,7 +388,7 @@ def _matrices(
     tl.store(matrix_values + 5 * plane + own, scale)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_PLAIN)
 def _update(
     parameter, first, second, gradient, effective, coefficients, matrix_values, scalars, change,
     partial, left, right, form, K, parameter_stride, first_stride, second_stride, gradient_stride,

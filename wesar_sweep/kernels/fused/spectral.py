@@ -96,7 +96,7 @@ def _length(square):
     return tl.maximum(tl.sqrt(square), 1e-12, propagate_nan=tl.PropagateNan.ALL)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("M", "first_matrix", "blocks", "parts"))
 def _held(
     parameter, effective, left, right, form, parameter_stride, effective_stride, gates_start,
     matrices, start, M, O, I, first_matrix, ROWS: tl.constexpr, WIDTH: tl.constexpr,
@@ -122,7 +122,7 @@ def _held(
         tl.store(effective + run * effective_stride + at, bar, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("M", "first_matrix", "blocks", "parts"))
 def _right(
     partial, right, form, matrices, M, I, first_matrix, parts,
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
@@ -143,7 +143,7 @@ def _right(
         tl.store(right + (run * M + matrix) * I + column, v, mask=column < I)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("M", "first_matrix", "blocks", "parts"))
 def _left(
     parameter, left, right, square, form, parameter_stride,
     matrices, start, M, O, I, first_matrix, blocks, ROWS: tl.constexpr, WIDTH: tl.constexpr,
@@ -166,7 +166,7 @@ def _left(
         tl.store(square + (run * M + matrix) * blocks + block, tl.sum(u * u, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("M", "first_matrix", "blocks", "parts"))
 def _effective(
     parameter, effective, left, square, form, parameter_stride, effective_stride, gates_start,
     matrices, start, M, O, I, first_matrix, blocks, parts,
