@@ -80,6 +80,17 @@ def curve_of(evaluations: dict[int, float] | None = None) -> Curve:
     )
 
 
+def report(queue: CellQueue, run: Run, *, step: int, val_loss: float) -> bool:
+    """Tell one intermediate loss; whether the run is to be ended."""
+    (stop,) = queue.report([(run, step, val_loss)])
+    return stop
+
+
+def finish(queue: CellQueue, outcome: Outcome, curve: Curve | None) -> None:
+    """Hand in one result."""
+    queue.finish([(outcome, curve)])
+
+
 def drain(
     queue: CellQueue, *, train: Callable[[Run], Outcome] = outcome_of, slots: int = 3
 ) -> list[Run]:
@@ -87,7 +98,7 @@ def drain(
     trained = []
     while runs := queue.take(slots):
         for run in runs:
-            queue.finish(train(run), curve_of())
+            finish(queue, train(run), curve_of())
             trained.append(run)
     return trained
 

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from fabricated_runs import curve_of, diverged, make_study, outcome_of
+from fabricated_runs import curve_of, diverged, finish, make_study, outcome_of, report
 from optuna.trial import TrialState
 
 from wesar_sweep.config.run import Run
@@ -54,10 +54,10 @@ def test_a_value_is_the_mean_and_waits_for_the_last_replicate(directory: StudyDi
     study = cut_above(4.0)
     with CellQueue(study, directory, "w0") as queue:
         a, b, c = queue.take(3)
-        assert not queue.report(a, step=50, val_loss=9.0)
-        assert not queue.report(b, step=50, val_loss=1.0)
+        assert not report(queue, a, step=50, val_loss=9.0)
+        assert not report(queue, b, step=50, val_loss=1.0)
         assert intermediate(study, directory)[0] == {}
-        assert not queue.report(c, step=50, val_loss=2.0)
+        assert not report(queue, c, step=50, val_loss=2.0)
         assert intermediate(study, directory)[0] == {50: 4.0}
 
 
@@ -67,7 +67,7 @@ def test_one_that_runs_ahead_does_not_settle_later_steps(directory: StudyDirecto
         a, b, c = queue.take(3)
         for run, steps in ((a, (50, 100)), (b, (50,)), (c, (50,))):
             for step in steps:
-                queue.report(run, step=step, val_loss=2.0)
+                report(queue, run, step=step, val_loss=2.0)
         assert intermediate(study, directory)[0] == {50: 2.0}
 
 
@@ -75,15 +75,15 @@ def test_a_pruned_cell_stops_its_runs_and_is_told(directory: StudyDirectory) -> 
     study = cut_above(4.0)
     with CellQueue(study, directory, "w0") as queue:
         a, b, c = queue.take(3)
-        assert not queue.report(a, step=50, val_loss=5.0)
-        assert not queue.report(b, step=50, val_loss=5.0)
-        assert queue.report(c, step=50, val_loss=5.0)
-        queue.finish(pruned(c), curve_of())
-        assert queue.report(a, step=100, val_loss=0.1)
-        queue.finish(pruned(a), curve_of())
+        assert not report(queue, a, step=50, val_loss=5.0)
+        assert not report(queue, b, step=50, val_loss=5.0)
+        assert report(queue, c, step=50, val_loss=5.0)
+        finish(queue, pruned(c), curve_of())
+        assert report(queue, a, step=100, val_loss=0.1)
+        finish(queue, pruned(a), curve_of())
         assert states(study, directory)[0] == TrialState.RUNNING
         # It had reached its end before it could hear of it.
-        queue.finish(outcome_of(b), curve_of())
+        finish(queue, outcome_of(b), curve_of())
         assert states(study, directory)[0] == TrialState.PRUNED
         assert queue.take(1)[0].trial == 1
     opened = load_study(study, directory)
@@ -96,8 +96,8 @@ def test_replicates_of_a_pruned_cell_are_never_started(directory: StudyDirectory
     study = cut_above(4.0)
     with CellQueue(study, directory, "w0") as queue:
         (a,) = queue.take(1)
-        assert queue.report(a, step=50, val_loss=5.0)
-        queue.finish(pruned(a), curve_of())
+        assert report(queue, a, step=50, val_loss=5.0)
+        finish(queue, pruned(a), curve_of())
         assert queue.take(1)[0].trial == 1
     now = summary(directory, study)
     assert (now.pruned, now.cells_pruned, now.cells_done, now.waiting) == (3, 1, 1, 6)
@@ -107,25 +107,25 @@ def test_a_diverged_replicate_counts_as_its_initial_loss(directory: StudyDirecto
     study = cut_above(4.0)
     with CellQueue(study, directory, "w0") as queue:
         a, b, c = queue.take(3)
-        assert not queue.report(a, step=50, val_loss=2.0)
-        assert not queue.report(b, step=50, val_loss=2.0)
+        assert not report(queue, a, step=50, val_loss=2.0)
+        assert not report(queue, b, step=50, val_loss=2.0)
         # Its end is the last news of step 50: (2 + 2 + 5.5) / 3.
-        queue.finish(diverged(c), curve_of())
+        finish(queue, diverged(c), curve_of())
         assert intermediate(study, directory)[0] == {50: pytest.approx(9.5 / 3)}
-        assert not queue.report(a, step=100, val_loss=4.0)
-        assert queue.report(b, step=100, val_loss=4.0), "(4 + 4 + 5.5) / 3 is above the bound"
+        assert not report(queue, a, step=100, val_loss=4.0)
+        assert report(queue, b, step=100, val_loss=4.0), "(4 + 4 + 5.5) / 3 is above the bound"
 
 
 def test_with_one_slot_the_value_is_of_the_replicates_started(directory: StudyDirectory) -> None:
     study = cut_above(4.0)
     with CellQueue(study, directory, "w0") as queue:
         (a,) = queue.take(1)
-        assert not queue.report(a, step=50, val_loss=3.0)
-        queue.finish(outcome_of(a), curve_of())
+        assert not report(queue, a, step=50, val_loss=3.0)
+        finish(queue, outcome_of(a), curve_of())
         (b,) = queue.take(1)
         # Optuna takes one value a step: it stands.
-        assert not queue.report(b, step=50, val_loss=9.0)
-        assert not queue.report(b, step=100, val_loss=3.0)
+        assert not report(queue, b, step=50, val_loss=9.0)
+        assert not report(queue, b, step=100, val_loss=3.0)
         assert intermediate(study, directory)[0] == {50: 3.0, 100: 3.0}
 
 
@@ -133,7 +133,7 @@ def test_what_is_not_finite_is_never_told(directory: StudyDirectory) -> None:
     study = cut_above(4.0)
     with CellQueue(study, directory, "w0") as queue:
         (a,) = queue.take(1)
-        assert not queue.report(a, step=50, val_loss=math.nan)
+        assert not report(queue, a, step=50, val_loss=math.nan)
         assert intermediate(study, directory)[0] == {}
 
 
@@ -141,17 +141,17 @@ def test_who_goes_on_with_a_cell_knows_its_losses(directory: StudyDirectory) -> 
     study = cut_above(4.0)
     with CellQueue(study, directory, "w0") as queue:
         a, b = queue.take(2)
-        queue.report(a, step=50, val_loss=2.0)
-        queue.finish(outcome_of(a), curve_of({0: 5.5, 50: 2.0, 100: 7.0}))
-        assert not queue.report(b, step=50, val_loss=2.0)
+        report(queue, a, step=50, val_loss=2.0)
+        finish(queue, outcome_of(a), curve_of({0: 5.5, 50: 2.0, 100: 7.0}))
+        assert not report(queue, b, step=50, val_loss=2.0)
     with CellQueue(study, directory, "w1") as queue:
         b, c = queue.take(2)
         assert (b.key, c.key) == ((0, 1), (0, 2))
-        queue.report(b, step=50, val_loss=2.0)
-        assert not queue.report(c, step=50, val_loss=2.0)
-        assert not queue.report(b, step=100, val_loss=4.0)
+        report(queue, b, step=50, val_loss=2.0)
+        assert not report(queue, c, step=50, val_loss=2.0)
+        assert not report(queue, b, step=100, val_loss=4.0)
         # 7.0 comes from the curve of a, above its initial loss of 5.5: (5.5 + 4 + 4) / 3.
-        assert queue.report(c, step=100, val_loss=4.0)
+        assert report(queue, c, step=100, val_loss=4.0)
         assert intermediate(study, directory)[0] == {50: 2.0, 100: 4.5}
 
 
@@ -159,7 +159,7 @@ def test_a_cell_given_up_before_a_kill_is_not_taken_up_again(directory: StudyDir
     study = cut_above(4.0)
     queue = CellQueue(study, directory, "w0")
     (a,) = queue.take(1)
-    assert queue.report(a, step=50, val_loss=5.0)
+    assert report(queue, a, step=50, val_loss=5.0)
     queue.release()
     with CellQueue(study, directory, "w1") as other:
         assert other.take(1)[0].trial == 1
@@ -177,9 +177,9 @@ def test_median_spares_the_worse_half(directory: StudyDirectory) -> None:
         while runs := queue.take(1):
             outcome = outcome_of(runs[0])
             assert outcome.val_loss is not None
-            if queue.report(runs[0], step=50, val_loss=outcome.val_loss):
+            if report(queue, runs[0], step=50, val_loss=outcome.val_loss):
                 outcome = pruned(runs[0])
-            queue.finish(outcome, curve_of())
+            finish(queue, outcome, curve_of())
             ended[runs[0].hyperparameters.lr] = outcome.status
     assert ended == {1e-2: "completed", 1e-4: "pruned", 1e-3: "pruned"}
 
@@ -198,8 +198,8 @@ def test_other_pruners_run_to_the_end(
     study = make_study(space={"lr": LRS}, pruner={"name": name, "options": options}, replicates=1)
     with CellQueue(study, directory, "w0") as queue:
         while runs := queue.take(1):
-            stop = any(queue.report(runs[0], step=step, val_loss=3.0) for step in (10, 40, 160))
-            queue.finish((pruned if stop else outcome_of)(runs[0]), curve_of())
+            stop = any(report(queue, runs[0], step=step, val_loss=3.0) for step in (10, 40, 160))
+            finish(queue, (pruned if stop else outcome_of)(runs[0]), curve_of())
     assert {state.is_finished() for state in states(study, directory)} == {True}
 
 
@@ -209,8 +209,8 @@ def test_wilcoxon_compares_replicates_and_starts_no_more(directory: StudyDirecto
     trained: dict[int, int] = {}
     with CellQueue(study, directory, "w0") as queue:
         while runs := queue.take(1):
-            assert not queue.report(runs[0], step=50, val_loss=9.0)
-            queue.finish(outcome_of(runs[0]), curve_of())
+            assert not report(queue, runs[0], step=50, val_loss=9.0)
+            finish(queue, outcome_of(runs[0]), curve_of())
             trained[runs[0].trial] = trained.get(runs[0].trial, 0) + 1
     # Of three pairs all one way the one-sided p is 1/8.
     assert trained == {0: 5, 1: 3}

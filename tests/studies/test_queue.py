@@ -16,6 +16,7 @@ from fabricated_runs import (
     diverged,
     drain,
     failed,
+    finish,
     make_study,
     outcome_of,
     rows,
@@ -33,7 +34,7 @@ from wesar_sweep.studies import claims as claims_module
 from wesar_sweep.studies import queue as queue_module
 from wesar_sweep.studies.claims import WORKER, Claims
 from wesar_sweep.studies.queue import CellQueue
-from wesar_sweep.studies.storage import close_study, load_study, open_study
+from wesar_sweep.studies.storage import close_study, database_of, load_study, open_study
 from wesar_sweep.training.queue import RunQueue
 
 
@@ -125,7 +126,7 @@ def test_a_sampler_draws_as_many_cells_as_asked_and_all_different(
     for worker in ("w0", "w1", "w0"):
         with CellQueue(study, directory, worker) as queue:
             for run in queue.take(2):
-                queue.finish(outcome_of(run), curve_of())
+                finish(queue, outcome_of(run), curve_of())
             last = queue.take(1)
     assert last == []
     assert len({trial.params["lr"] for trial in trials_of(study, directory)}) == 6
@@ -199,7 +200,7 @@ def test_a_dead_workers_cell_goes_on_under_its_number(directory: StudyDirectory)
     study = make_study(replicates=3)
     dead = CellQueue(study, directory, "w0")
     first, second = dead.take(2)
-    dead.finish(outcome_of(first), curve_of())
+    finish(dead, outcome_of(first), curve_of())
     with CellQueue(study, directory, "w1") as alive:
         assert [run.trial for run in alive.take(1)] == [1], "a living worker's cell was taken"
         die(dead)
@@ -216,7 +217,7 @@ def test_a_worker_of_the_same_name_takes_up_its_former_lifes_cell(
 ) -> None:
     study = make_study()
     dead = CellQueue(study, directory, "w0")
-    dead.finish(outcome_of(dead.take(1)[0]), curve_of())
+    finish(dead, outcome_of(dead.take(1)[0]), curve_of())
     die(dead)
     with CellQueue(study, directory, "w0") as again:
         assert again.take(1)[0].key == (0, 1)
@@ -225,7 +226,7 @@ def test_a_worker_of_the_same_name_takes_up_its_former_lifes_cell(
 def test_released_cells_are_taken_up_by_others(directory: StudyDirectory) -> None:
     study = make_study()
     first = CellQueue(study, directory, "w0")
-    first.finish(outcome_of(first.take(2)[0]), curve_of())
+    finish(first, outcome_of(first.take(2)[0]), curve_of())
     first.release()
     first.release()
     with CellQueue(study, directory, "w1") as second:
@@ -235,7 +236,7 @@ def test_released_cells_are_taken_up_by_others(directory: StudyDirectory) -> Non
 def test_a_failed_attempt_counts_across_lives(directory: StudyDirectory) -> None:
     study = make_study(space={"lr": Choices(choices=(1e-3,))}, replicates=1, retries=1)
     dead = CellQueue(study, directory, "w0")
-    dead.finish(failed(dead.take(1)[0]), None)
+    finish(dead, failed(dead.take(1)[0]), None)
     die(dead)
     with CellQueue(study, directory, "w1") as queue:
         assert len(drain(queue, train=failed)) == 1
@@ -260,7 +261,7 @@ def test_killed_between_the_row_and_the_telling(directory: StudyDirectory) -> No
 def test_settling_leaves_open_what_is_not_finished(directory: StudyDirectory) -> None:
     study = make_study()
     dead = CellQueue(study, directory, "w0")
-    dead.finish(outcome_of(dead.take(1)[0]), curve_of())
+    finish(dead, outcome_of(dead.take(1)[0]), curve_of())
     die(dead)
     with CellQueue(study, directory, "driver") as queue:
         assert queue.settle() == 0
@@ -332,7 +333,7 @@ def test_the_lock_keeps_two_workers_from_one_cell(
     """
     study = make_study()
     if not locked:
-        monkeypatch.setattr(claims_module, "exclusive", lambda _: nullcontext())
+        monkeypatch.setattr(claims_module, "exclusive", lambda *_: nullcontext())
     first, second = open_study(study, directory), open_study(study, directory)
     taken: list[int] = []
 
@@ -357,3 +358,83 @@ def test_the_lock_keeps_two_workers_from_one_cell(
     close_study(first)
     close_study(second)
     assert sorted(taken) == ([0, 1] if locked else [0, 0])
+
+
+def test_many_results_are_one_write_and_one_commit(
+    directory: StudyDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits: list[object] = []
+    with CellQueue(make_study(replicates=1), directory, "w0") as queue:
+        event.listen(database_of(queue._opened)._backend.engine, "commit", commits.append)
+        runs = queue.take(3)
+        assert len(commits) == 1
+        synced: list[int] = []
+        monkeypatch.setattr("wesar_sweep.store.outcomes.os.fsync", synced.append)
+        queue.finish([(outcome_of(run), None) for run in runs])
+        assert (len(synced), len(commits)) == (1, 2)
+    assert [trial.state.name for trial in trials_of(make_study(), directory)] == ["COMPLETE"] * 3
+
+
+def test_what_was_kept_before_the_disk_refused_a_curve_counts(
+    directory: StudyDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study(replicates=1)
+    dead = CellQueue(study, directory, "w0")
+    runs = dead.take(2)
+    write, calls = queue_module.write_curve, []
+
+    def full(*arguments: object) -> Path:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise StoreError("the disk is full")
+        return write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(queue_module, "write_curve", full)
+    with pytest.raises(StoreError, match="the disk is full"):
+        dead.finish([(outcome_of(run), curve_of()) for run in runs])
+    die(dead)
+    monkeypatch.setattr(queue_module, "write_curve", write)
+    assert rows(directory) == [runs[0].key]
+    with CellQueue(study, directory, "w1") as queue:
+        assert [run.key for run in drain(queue)] == [(1, 0), (2, 0)]
+    assert [trial.state.name for trial in trials_of(study, directory)] == ["COMPLETE"] * 3
+
+
+def test_killed_while_it_took_cells_it_has_none(
+    directory: StudyDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claims of one `take` are one transaction: until its end nobody else sees any of them."""
+    study = make_study(replicates=1)
+    seen: list[list[str]] = []
+    sign = Claims._sign
+
+    def look(self: Claims, trial: optuna.trial.Trial) -> claims_module.Claim:
+        claim = sign(self, trial)
+        seen.append([other.state.name for other in trials_of(study, directory)])
+        return claim
+
+    monkeypatch.setattr(Claims, "_sign", look)
+    with CellQueue(study, directory, "w0") as queue:
+        assert len(queue.take(2)) == 2
+    assert seen == [["WAITING"] * 3] * 2
+
+
+@pytest.mark.parametrize(
+    ("sampler", "pruner", "learns"),
+    [
+        ("random", None, False),
+        ("tpe", None, True),
+        ("random", "sha", False),
+        ("random", "wilcoxon", True),
+    ],
+)
+def test_who_learns_from_results_must_have_them_first(
+    directory: StudyDirectory, sampler: str, pruner: str | None, learns: bool
+) -> None:
+    study = make_study(
+        space={"lr": LR},
+        sampler={"name": sampler, "cells": 2},
+        pruner=None if pruner is None else {"name": pruner},
+    )
+    with CellQueue(study, directory, "w0") as queue:
+        assert queue.learns == learns

@@ -18,10 +18,12 @@ METHODS = ("he", "wesar", "weight_norm")
 class ListQueue:
     """Hands out runs in order and keeps what comes back; `prune` names (trial, step) to stop at."""
 
-    def __init__(self, runs, *, prune=(), retries=0):
+    def __init__(self, runs, *, prune=(), retries=0, learns=True):
         self.waiting, self.prune, self.retries = list(runs), set(prune), retries
         self.tries = {}
         self.outcomes, self.curves, self.reports, self.taken = {}, {}, [], []
+        self.calls = []
+        self.learns = learns
 
     def take(self, count, *, architecture=None):
         if architecture is None and self.waiting:
@@ -29,14 +31,21 @@ class ListQueue:
         fit = [run for run in self.waiting if run.architecture == architecture][:count]
         self.waiting = [run for run in self.waiting if run not in fit]
         self.taken += fit
+        self.calls.append(("take", [run.key for run in fit]))
         return fit
 
-    def report(self, run, *, step, val_loss):
-        assert math.isfinite(val_loss)
-        self.reports.append((run.key, step, val_loss))
-        return (run.trial, step) in self.prune
+    def report(self, losses):
+        assert all(math.isfinite(val_loss) for _, _, val_loss in losses)
+        self.reports += [(run.key, step, val_loss) for run, step, val_loss in losses]
+        self.calls.append(("report", [run.key for run, _, _ in losses]))
+        return [(run.trial, step) in self.prune for run, step, _ in losses]
 
-    def finish(self, outcome, curve):
+    def finish(self, results):
+        self.calls.append(("finish", [(outcome.trial, outcome.seed) for outcome, _ in results]))
+        for outcome, curve in results:
+            self.keep(outcome, curve)
+
+    def keep(self, outcome, curve):
         key = (outcome.trial, outcome.seed)
         assert key not in self.outcomes or self.outcomes[key].status == "failed"
         self.tries[key] = self.tries.get(key, 0) + 1
@@ -49,10 +58,10 @@ class ListQueue:
 def train(study_of):
     """Train runs with K slots; returns the queue."""
 
-    def go(study, runs, *, slots, **queue_options):
+    def go(study, runs, *, slots, overlaps=False, **queue_options):
         queue = ListQueue(runs, **queue_options)
         corpus = load_corpus(study.data, context=study.model.context)
-        Engine(
+        engine = Engine(
             study,
             queue=queue,
             corpus=corpus,
@@ -61,8 +70,12 @@ def train(study_of):
             slots=lambda architecture: Fit(slots, 1, 0, 0, 0),
             worker="w0",
             on_block=lambda engine: False,
-        ).train()
+        )
+        engine._overlaps = overlaps
+        engine.train()
         assert not queue.waiting
+        curves = [curve for curve in queue.curves.values() if curve is not None]
+        assert engine.kept_steps == sum(len(curve.loss) for curve in curves)
         return queue
 
     return go
@@ -109,7 +122,9 @@ def test_outcomes_and_curves_do_not_depend_on_slots(study_of, runs_of, train):
     statuses = {o.status for o in results[0].outcomes.values()}
     assert statuses == {"completed", "diverged"}, "the study must contain both to prove anything"
     assert len({o.steps for o in results[0].outcomes.values()}) > 3
-    for other in results[1:]:
+    # As on a GPU: verdicts come a block late, and results when the next block has begun.
+    late = [train(study, runs, slots=3, overlaps=True, learns=learns) for learns in (True, False)]
+    for other in (*results[1:], *late):
         same(results[0], other)
 
 
@@ -156,6 +171,42 @@ def test_pruning_frees_the_slot(study_of, runs_of, train):
     ]  # fmt: skip
     assert queue.outcomes[(0, 0)].steps == 10 and queue.outcomes[(2, 0)].steps == 20
     assert queue.outcomes[(2, 0)].val_loss == pytest.approx(queue.curves[(2, 0)].eval_loss[-1])
+
+
+def test_the_queue_hears_of_all_slots_at_once_and_of_results_before_it_is_asked(
+    study_of, runs_of, train
+):
+    """One call for all runs that are evaluated together: each call waits for a disk."""
+    study = study_of(
+        training={"steps": 20}, data=SYNTHETIC, evaluation={"sequences": 4, "every": 10}
+    )
+    runs = runs_of(study, *({"method": "he", "seed": n} for n in range(6)))
+    queue = train(study, runs, slots=3, prune={(0, 10), (1, 10)})
+    keys = [run.key for run in runs]
+    assert [call for call in queue.calls if call[1]] == [
+        ("take", keys[:1]),
+        ("take", keys[1:3]),
+        ("report", keys[:3]),
+        ("finish", keys[:2]),
+        ("take", keys[3:5]),
+        ("finish", keys[2:3]),
+        ("report", keys[3:5]),
+        ("take", keys[5:]),
+        ("finish", keys[3:5]),
+        ("report", keys[5:]),
+        ("finish", keys[5:]),
+    ]
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_gpu_waits_for_results_to_be_kept_only_where_a_sampler_learns(
+    study_of, runs_of, train, learns
+):
+    study = study_of(training={"steps": 10}, data=SYNTHETIC)
+    runs = runs_of(study, *({"method": "he", "seed": n} for n in range(2)))
+    queue = train(study, runs, slots=1, overlaps=True, learns=learns)
+    kinds = [kind for kind, keys in queue.calls if keys]
+    assert kinds == ["take", "finish"] * 2 if learns else ["take", "take", "finish", "finish"]
 
 
 def test_architectures_one_after_another(study_of, runs_of, train):

@@ -81,31 +81,34 @@ def better(old: Outcome, new: Outcome) -> Outcome:
 
 @dataclass(slots=True)
 class OutcomeWriter:
-    """Appends one worker's outcomes, each in a single write that is on the disk when it returns."""
+    """Appends one worker's outcomes, each call one write that is on the disk when it returns."""
 
     directory: StudyDirectory
     worker: str
 
-    def append(self, outcome: Outcome) -> None:
-        """Write one row for good.
+    def append(self, *outcomes: Outcome) -> None:
+        """Write rows for good.
 
         Raises:
-            StoreError: The disk is full or refuses. The row does not count: what part of it was
-                written is a torn line, which readers leave out.
+            StoreError: The disk is full or refuses. A row that is not whole does not count: what
+                part of it was written is a torn line, which readers leave out.
         """
         path = self.directory.outcomes_file(self.worker)
-        line = (
+        lines = "".join(
             encode_outcome(replace(outcome, worker=outcome.worker or self.worker)) + "\n"
+            for outcome in outcomes
         ).encode()
+        if not lines:
+            return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             try:
                 _mend_tail(descriptor)
-                written = os.write(descriptor, line)
-                if written != len(line):
+                written = os.write(descriptor, lines)
+                if written != len(lines):
                     # Only a full disk shortens a write to a regular file; the next write says so.
-                    os.write(descriptor, line[written:])
+                    os.write(descriptor, lines[written:])
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)

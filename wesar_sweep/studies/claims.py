@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from wesar_sweep.config.run import Architecture, make_run
@@ -27,7 +26,7 @@ from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import is_held
 from wesar_sweep.studies.samplers import build_sampler
 from wesar_sweep.studies.space import suggest, varies_architecture
-from wesar_sweep.studies.storage import exclusive
+from wesar_sweep.studies.storage import database_of, exclusive
 
 WORKER = "worker"
 """User attribute of a trial: the worker that trains it or trained it; None when given back."""
@@ -80,7 +79,7 @@ class Claims:
         Raises:
             StoreError: The database failed.
         """
-        with exclusive(self._directory):
+        with exclusive(self._directory, self._opened):
             now = time.monotonic()
             claim = None
             if now >= self._look_for_orphans_at:
@@ -94,7 +93,7 @@ class Claims:
 
     def give_back(self, trial: Trial) -> None:
         """Let another worker, or this one, claim the trial again under the same number."""
-        with exclusive(self._directory):
+        with exclusive(self._directory, self._opened):
             trial.set_user_attr(WORKER, None)
 
     def orphans(self, *, mine: set[int]) -> list[FrozenTrial]:
@@ -164,12 +163,11 @@ class Claims:
 
     def _start(self, waiting: FrozenTrial) -> bool:
         """Make a waiting trial a running one; False where another worker was first."""
-        try:
-            return self._opened._storage.set_trial_state_values(
-                waiting._trial_id, state=TrialState.RUNNING
-            )
-        except UpdateFinishedTrialError:
+        database = database_of(self._opened)
+        # Asked first: a refusal of the database would undo the transaction that this is part of.
+        if database.get_trial(waiting._trial_id).state != TrialState.WAITING:
             return False
+        return database.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING)
 
     def _wants_more(self) -> bool:
         cells = self._study.sampler.cells

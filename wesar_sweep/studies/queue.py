@@ -6,6 +6,7 @@ database says, and a cell whose outcomes are all on disk is told without trainin
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -23,7 +24,7 @@ from wesar_sweep.studies.cells import aggregate, capped_loss, chance_loss, start
 from wesar_sweep.studies.claims import Claim, Claims
 from wesar_sweep.studies.pruners import judges_replicates
 from wesar_sweep.studies.replicates import Cell
-from wesar_sweep.studies.samplers import ignores_constraints
+from wesar_sweep.studies.samplers import INDIFFERENT, ignores_constraints
 from wesar_sweep.studies.storage import close_study, exclusive, open_study
 
 STATUS = "status"
@@ -36,6 +37,9 @@ CONSTRAINT = "divergence"
 
 NAME_TIMEOUT_S = 2.0
 """Seconds to wait for a worker of the same name that is about to end."""
+
+_TURN_S = 1.0
+"""Seconds after which a worker that takes several cells lets others have the study's lock."""
 
 _OTHER_SHAPES = 4
 """Cells of other shapes a worker may hold for later while a sampler is asked for one that fits."""
@@ -84,55 +88,64 @@ class CellQueue:
     def __exit__(self, *_: object) -> None:
         self.release()
 
+    @property
+    def learns(self) -> bool:
+        """See `training.queue.RunQueue.learns`."""
+        return self._study.sampler.name not in INDIFFERENT or judges_replicates(self._study)
+
     def take(self, count: int, *, architecture: Architecture | None = None) -> Sequence[Run]:
         """At most `count` runs of one shape; see `training.queue.RunQueue.take`."""
         runs: list[Run] = []
         while len(runs) < count:
-            cell = self._next_cell(architecture)
-            if cell is None:
-                break
-            run = cell.start()
-            assert run is not None, "a cell with nothing to do was chosen"
-            architecture = cell.architecture
-            runs.append(run)
+            with exclusive(self._directory, self._opened):
+                give_way_at = time.monotonic() + _TURN_S
+                while len(runs) < count and time.monotonic() < give_way_at:
+                    cell = self._next_cell(architecture)
+                    if cell is None:
+                        return runs
+                    run = cell.start()
+                    assert run is not None, "a cell with nothing to do was chosen"
+                    architecture = cell.architecture
+                    runs.append(run)
         return runs
 
-    def report(self, run: Run, *, step: int, val_loss: float) -> bool:
-        """Tell an intermediate loss; see `training.queue.RunQueue` and `studies.replicates`."""
-        cell = self._cells[run.trial]
-        if self._study.pruner is None:
-            return False
-        if not cell.pruned and not judges_replicates(self._study):
-            cell.reached(run.seed, step=step, val_loss=val_loss)
-            self._judge(cell, cell.settled())
-        return cell.pruned
+    def report(self, losses: Sequence[tuple[Run, int, float]]) -> list[bool]:
+        """Tell intermediate losses; see `training.queue.RunQueue` and `studies.replicates`."""
+        if self._study.pruner is None or judges_replicates(self._study):
+            return [self._cells[run.trial].pruned for run, _, _ in losses]
+        pruned = []
+        with exclusive(self._directory, self._opened):
+            for run, step, val_loss in losses:
+                cell = self._cells[run.trial]
+                if not cell.pruned:
+                    cell.reached(run.seed, step=step, val_loss=val_loss)
+                    self._judge(cell, cell.settled())
+                pruned.append(cell.pruned)
+        return pruned
 
-    def finish(self, outcome: Outcome, curve: Curve | None) -> None:
-        """Keep the result for good, then tell the study; see `training.queue.RunQueue.finish`.
+    def finish(self, results: Sequence[tuple[Outcome, Curve | None]]) -> None:
+        """Keep results for good, then tell the study; see `training.queue.RunQueue.finish`.
 
         The queue counts the tries of a run and signs its row with the worker.
 
         Raises:
-            StoreError: The disk or the database refuses. Once the row is written it counts.
+            StoreError: The disk or the database refuses. Rows that are written count.
         """
-        cell = self._cells[outcome.trial]
-        assert outcome.seed in cell.training, "a run that was not handed out"
-        attempt = cell.tries.get(outcome.seed, 0) + 1
-        outcome = replace(outcome, worker=self._worker, attempt=attempt)
-        if curve is not None:
-            write_curve(self._directory, outcome.trial, outcome.seed, curve)
-        self._writer.append(outcome)
-        if outcome.status == "failed" and attempt <= self._study.retries:
-            cell.try_again(outcome)
-        else:
-            cell.end(outcome)
-        if self._study.pruner is not None and not cell.pruned and not cell.complete:
-            self._judge(
-                cell,
-                self._replicate_values(cell) if judges_replicates(self._study) else cell.settled(),
-            )
-        if cell.complete:
-            self._tell(cell)
+        rows: list[Outcome] = []
+        try:
+            for outcome, curve in results:
+                cell = self._cells[outcome.trial]
+                assert outcome.seed in cell.training, "a run that was not handed out"
+                if curve is not None:
+                    write_curve(self._directory, outcome.trial, outcome.seed, curve)
+                attempt = cell.tries.get(outcome.seed, 0) + 1
+                rows.append(replace(outcome, worker=self._worker, attempt=attempt))
+        finally:
+            # Also where the disk refused a curve: the runs before it are done.
+            self._writer.append(*rows)
+        with exclusive(self._directory, self._opened):
+            for row in rows:
+                self._end(row)
 
     def settle(self) -> int:
         """Tell the cells of dead workers whose outcomes are all on disk; nothing is trained.
@@ -145,7 +158,7 @@ class CellQueue:
         """
         self._reader.refresh()
         on_disk = {trial for trial, _ in self._reader.rows}
-        with exclusive(self._directory):
+        with exclusive(self._directory, self._opened):
             orphans = self._claims.orphans(mine=set(self._cells))
             claims = [self._claims.adopt(orphan) for orphan in orphans if orphan.number in on_disk]
         told = 0
@@ -174,6 +187,21 @@ class CellQueue:
         finally:
             close_study(self._opened)
             self._lock.release()
+
+    def _end(self, row: Outcome) -> None:
+        """Tell the study of a row that is on the disk."""
+        cell = self._cells[row.trial]
+        if row.status == "failed" and row.attempt <= self._study.retries:
+            cell.try_again(row)
+        else:
+            cell.end(row)
+        if self._study.pruner is not None and not cell.pruned and not cell.complete:
+            self._judge(
+                cell,
+                self._replicate_values(cell) if judges_replicates(self._study) else cell.settled(),
+            )
+        if cell.complete:
+            self._tell(cell)
 
     def _next_cell(self, architecture: Architecture | None) -> Cell | None:
         """A cell with something to do, of that shape where one is given."""
@@ -261,7 +289,7 @@ class CellQueue:
         for step, value in values:
             if step in cell.told or cell.pruned:
                 continue
-            with exclusive(self._directory):
+            with exclusive(self._directory, self._opened):
                 cell.trial.report(value, step)
                 cell.told.add(step)
                 if cell.trial.should_prune():
@@ -296,7 +324,7 @@ class CellQueue:
             and "divergence_rate" not in self._study.objectives
             and not ignores_constraints(self._study.sampler.name)
         )
-        with exclusive(self._directory):
+        with exclusive(self._directory, self._opened):
             for name, value in {**attributes, STATUS: status}.items():
                 trial.set_user_attr(name, value)
             # A former worker may have died between setting it and telling.

@@ -31,6 +31,10 @@ _EXTRAS = {"cmaes": "wesar-sweep[cmaes]"}
 """Module -> what brings it, where it is not the package of that name."""
 
 
+INDIFFERENT = frozenset({"grid", "random", "qmc"})
+"""Samplers whose draws do not depend on any result."""
+
+
 def ignores_constraints(name: str) -> bool:
     """Whether the sampler warns about constraints instead of using or passing over them."""
     return name == "cmaes"

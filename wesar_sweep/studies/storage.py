@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages import RDBStorage
-from optuna.storages._cached_storage import _CachedStorage
 from sqlalchemy.exc import SQLAlchemyError
 
 from wesar_sweep.config.space import grid_cells
@@ -23,6 +21,7 @@ from wesar_sweep.config.study import Study
 from wesar_sweep.errors import StoreError
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import hold
+from wesar_sweep.studies.database import StudyDatabase
 from wesar_sweep.studies.pruners import build_pruner
 from wesar_sweep.studies.samplers import build_sampler
 
@@ -32,23 +31,37 @@ CELL = "cell"
 OBJECTIVES = "objectives"
 """User attribute of the study: names of the objectives, in their order."""
 
-_BUSY_TIMEOUT_S = 60
 _LOCK_TIMEOUT_S = 600.0
 """A sampler may think for seconds while it holds the lock, once a worker."""
 
 
 @contextmanager
-def exclusive(directory: StudyDirectory) -> Iterator[None]:
+def exclusive(directory: StudyDirectory, opened: optuna.Study | None = None) -> Iterator[None]:
     """Be the only process of this host that takes or changes trials of this study.
+
+    All changes within are one transaction of `opened`, and made together or, by a kill, not at all.
+    One `exclusive` within another of the same `opened` is part of it.
 
     Raises:
         StoreError: Another process held the lock for ten minutes, or the database failed.
     """
+    database = None if opened is None else database_of(opened)
+    if database is not None and database.in_transaction:
+        yield
+        return
     with (
         hold(directory.ask_lock_file, timeout_s=_LOCK_TIMEOUT_S, purpose="take the next cell"),
         database_errors(directory),
+        nullcontext() if database is None else database.transaction(),
     ):
         yield
+
+
+def database_of(opened: optuna.Study) -> StudyDatabase:
+    """The database of a study that `open_study` or `load_study` gave."""
+    storage = opened._storage
+    assert isinstance(storage, StudyDatabase), "made by open_study or load_study"
+    return storage
 
 
 @contextmanager
@@ -79,7 +92,7 @@ def open_study(study: Study, directory: StudyDirectory) -> optuna.Study:
     directory.create()
     with exclusive(directory):
         opened = optuna.create_study(
-            storage=_storage(directory),
+            storage=StudyDatabase(directory.database_file),
             study_name=study.name,
             directions=["minimize"] * len(study.objectives),
             sampler=build_sampler(study, number=0),
@@ -114,7 +127,7 @@ def load_study(study: Study, directory: StudyDirectory) -> optuna.Study:
     with database_errors(directory):
         try:
             return optuna.load_study(
-                study_name=study.name, storage=_storage(directory, trusted=True)
+                study_name=study.name, storage=StudyDatabase(directory.database_file, trusted=True)
             )
         except KeyError as error:
             raise StoreError(
@@ -122,22 +135,9 @@ def load_study(study: Study, directory: StudyDirectory) -> optuna.Study:
             ) from error
 
 
-def _storage(directory: StudyDirectory, *, trusted: bool = False) -> RDBStorage:
-    # Making sure of the tables and their version takes 0.1 s, too long for who only has a look.
-    return RDBStorage(
-        f"sqlite:///{directory.database_file.absolute()}",
-        engine_kwargs={"connect_args": {"timeout": _BUSY_TIMEOUT_S}},
-        skip_compatibility_check=trusted,
-        skip_table_creation=trusted,
-    )
-
-
 def close_study(opened: optuna.Study) -> None:
     """Close the connections to the database; the study is not to be used afterwards."""
-    storage = opened._storage
-    assert isinstance(storage, _CachedStorage), "made by _storage"
-    storage.remove_session()
-    storage._backend.engine.dispose()
+    database_of(opened).close()
 
 
 def _enqueue_grid(study: Study, opened: optuna.Study) -> None:

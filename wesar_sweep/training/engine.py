@@ -34,8 +34,11 @@ _log = logging.getLogger(__name__)
 BLOCK_STEPS = {"cpu": 20, "cuda": MOST_STEPS}
 """Most steps between two looks of the host at the losses."""
 
-BLOCK_SECONDS = 1.0
-"""About the longest time between them: how long a worker takes to hear that it should stop."""
+BLOCK_SECONDS = {"cpu": 1.0, "cuda": 0.1}
+"""About the longest time between them: how long a worker takes to hear that it should stop.
+
+On a GPU a run that has diverged keeps its slot for one block and a half, and a block costs nothing.
+"""
 
 MOST_FAULTS = 5
 """So many faults on end, with no run finished between them, and the process is given up."""
@@ -105,6 +108,8 @@ class Engine:
         self._precision = resolved_precision(study, on_gpu=device.type == "cuda")
         self._study, self._queue, self._corpus = study, queue, corpus
         self._device, self._slots, self._worker, self._on_block = device, slots, worker, on_block
+        # A CPU has nothing to overlap.
+        self._overlaps = device.type == "cuda"
         self._traits = StackTraits.of(study, methods=methods)
         self._train_S = torch.from_numpy(np.ascontiguousarray(corpus.train)).to(device)
         self._waiting: list[Run] = []
@@ -115,6 +120,7 @@ class Engine:
         self._faults = 0
         self._step_seconds = 0.0
         self._read_at = 0.0
+        self._results: list[tuple[Outcome, Curve | None]] = []
         self.records: list[RunRecord | None] = []
         """What trains in each slot."""
         self.tokens = 0
@@ -122,9 +128,11 @@ class Engine:
         self.runs_done = 0
         """Runs handed in, failed ones included."""
         self.training_seconds = 0.0
-        """Wall time spent in training steps."""
+        """Time spent in training steps: by the clock, on a GPU by the device's."""
         self.evaluation_seconds = 0.0
         """Wall time spent in evaluating."""
+        self.queue_seconds = 0.0
+        """Wall time spent in the queue: its database, and the disk it keeps results on."""
         self.slot_steps = 0
         """Steps of all slots of the stacks while they trained, empty ones included."""
         self.kept_steps = 0
@@ -147,12 +155,15 @@ class Engine:
             if slots > len(self._waiting):
                 self._waiting += self._take(slots - len(self._waiting), architecture)
             try:
-                self._train_stack(
-                    architecture,
-                    slots=slots,
-                    micro_batches=fit.micro_batches,
-                    refill=self._refill and not alone,
-                )
+                try:
+                    self._train_stack(
+                        architecture,
+                        slots=slots,
+                        micro_batches=fit.micro_batches,
+                        refill=self._refill and not alone,
+                    )
+                finally:
+                    self._hand_in()
                 limit = None
             except OutOfMemory as fault:
                 if len(self.records) <= 1:
@@ -168,9 +179,30 @@ class Engine:
 
     def _take(self, count: int, architecture: Architecture | None = None) -> list[Run]:
         """Runs from the queue; those that were in a stack that failed are set aside."""
-        runs = self._queue.take(count, architecture=architecture)
+        with self._in_queue():
+            runs = self._queue.take(count, architecture=architecture)
         self._set_aside += [run for run in runs if run.key in self._suspects]
         return [run for run in runs if run.key not in self._suspects]
+
+    def _hand_in(self) -> None:
+        """Hand in the results of the runs that have ended, all at once: one wait for the disk."""
+        results, self._results = self._results, []
+        if results:
+            with self._in_queue():
+                self._queue.finish(results)
+
+    def _may_wait(self) -> bool:
+        """Whether results are handed in while the next block runs, after more runs were taken."""
+        return self._overlaps and not self._queue.learns
+
+    @contextmanager
+    def _in_queue(self) -> Iterator[None]:
+        """Count the time."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.queue_seconds += time.perf_counter() - start
 
     def _fit(self, architecture: Architecture) -> Fit:
         """K for an architecture, found out once."""
@@ -183,7 +215,6 @@ class Engine:
         self, architecture: Architecture, *, slots: int, micro_batches: int, refill: bool
     ) -> None:
         """Train runs of one shape, and what the queue sends after them, until none is left."""
-        on_cpu = self._device.type == "cpu"
         # The queue gave all it has for this shape: a stack for more would train empty slots.
         self.records = [None] * min(slots, len(self._waiting))
         self._step_seconds = 0.0
@@ -207,13 +238,16 @@ class Engine:
             if not any(self.records):
                 return
             before, begun = begun, self._begin_block(stack)
+            self._hand_in()
             if before is not None:
                 self._judge_block(stack, before)
-            # A verdict on this block is needed before an evaluation; a CPU has nothing to overlap.
-            if on_cpu or any(record.evaluation_due for _, record in self._live()):
+            # A verdict on this block is needed before an evaluation.
+            if not self._overlaps or any(record.evaluation_due for _, record in self._live()):
                 self._judge_block(stack, begun)
                 begun = None
                 self._evaluate(stack, window_ST)
+            if not self._may_wait():
+                self._hand_in()
             if self._on_block(self):
                 return
             free = self.records.count(None)
@@ -267,8 +301,9 @@ class Engine:
     def _begin_block(self, stack: Stack) -> _Begun:
         """Begin the steps to the next evaluation of any run, a block at most."""
         live = self._live()
-        in_time = int(BLOCK_SECONDS / self._step_seconds) if self._step_seconds else 1
-        most = BLOCK_STEPS[self._device.type]
+        kind = self._device.type
+        in_time = int(BLOCK_SECONDS[kind] / self._step_seconds) if self._step_seconds else 1
+        most = BLOCK_STEPS[kind]
         steps = min(most, max(1, in_time), *(r.steps_to_evaluation for _, r in live))
         probes = [[n for n in range(steps) if record.probe_due(n)] for _, record in live]
         start = time.perf_counter()
@@ -285,7 +320,7 @@ class Engine:
             loss_SK, norm_SK, probes = begun.block.read()
         # From where the block before ended, if this one was begun before that.
         now = time.perf_counter()
-        seconds = now - max(begun.started_at, self._read_at)
+        seconds = begun.block.seconds() or now - max(begun.started_at, self._read_at)
         self._read_at = now
         self._step_seconds = seconds / begun.block.steps
         self.training_seconds += seconds
@@ -313,25 +348,34 @@ class Engine:
         if not due:
             return
         losses = self._measure(stack, [slot for slot, _ in due], window_ST)
+        going_on: list[tuple[int, RunRecord]] = []
+        reports: list[tuple[Run, int, float]] = []
         for (slot, record), val_loss in zip(due, losses, strict=True):
             record.add_evaluation(val_loss)
-            if record.finished:
-                verdict = record.verdict_at_end()
+            if not record.finished:
+                going_on.append((slot, record))
+                reports.append((record.run, record.steps_done, record.capped(val_loss)))
+                continue
+            verdict = record.verdict_at_end()
+            curve = record.curve(stack.probe_axes())
+            if verdict is None and not math.isfinite(val_loss):
+                reason = f"validation loss not finite after step {record.steps_done - 1}"
+                self._leave(slot, record, curve, "diverged", record.steps_done - 1, reason)
+            elif verdict is None:
+                self._leave(slot, record, curve, "completed")
+            else:
+                self._leave(slot, record, curve, "diverged", verdict.step, verdict.reason)
+        if not self._may_wait():
+            self._hand_in()
+        if not reports:
+            return
+        with self._in_queue():
+            pruned = self._queue.report(reports)
+        for (slot, record), stop in zip(going_on, pruned, strict=True):
+            if stop:
                 curve = record.curve(stack.probe_axes())
-                if verdict is None and not math.isfinite(val_loss):
-                    reason = f"validation loss not finite after step {record.steps_done - 1}"
-                    self._leave(slot, record, curve, "diverged", record.steps_done - 1, reason)
-                elif verdict is None:
-                    self._leave(slot, record, curve, "completed")
-                else:
-                    self._leave(slot, record, curve, "diverged", verdict.step, verdict.reason)
-            elif self._queue.report(
-                record.run, step=record.steps_done, val_loss=record.capped(val_loss)
-            ):
-                curve = record.curve(stack.probe_axes())
-                self._leave(
-                    slot, record, curve, "pruned", reason=f"pruned after {record.steps_done} steps"
-                )
+                reason = f"pruned after {record.steps_done} steps"
+                self._leave(slot, record, curve, "pruned", reason=reason)
 
     def _leave(
         self,
@@ -342,7 +386,7 @@ class Engine:
         diverged_at: int | None = None,
         reason: str = "",
     ) -> None:
-        """Hand in a run's result and free its slot."""
+        """Free the slot of a run that has ended; its result is handed in next."""
         outcome = record.outcome(
             status,
             curve=curve,
@@ -355,7 +399,7 @@ class Engine:
         self.runs_done += 1
         self.kept_steps += len(curve.loss)
         self._faults = 0
-        self._queue.finish(outcome, curve)
+        self._results.append((outcome, curve))
 
     def _unload(self) -> list[Run]:
         """The runs of the stack, which is given up; those that still wait are not among them."""
@@ -377,7 +421,8 @@ class Engine:
             failed = Outcome.untrained(run, status="failed", reason=str(fault), worker=self._worker)
             self.runs_done += 1
             self._suspects.add(run.key)
-            self._queue.finish(failed, None)
+            self._results.append((failed, None))
+        self._hand_in()
         self._faults += 1
         broken = self._device.type == "cuda" and not isinstance(fault, OutOfMemory)
         if broken or self._faults >= MOST_FAULTS:

@@ -91,6 +91,13 @@ class FusedStep:
         """See `Stack.train`."""
         from wesar_sweep.training.stack import Block, StepRecord
 
+        on_gpu = self._stack.device.type == "cuda"
+        began = torch.cuda.Event(enable_timing=True) if on_gpu else None
+        if self._capture and self._step_graph is None:
+            # Before the time is taken: it is no part of a step.
+            self._capture_graph(probe=False)
+        if began is not None:
+            began.record()
         self._cursor.zero_()
         records = []
         for offset in range(steps):
@@ -102,11 +109,10 @@ class FusedStep:
         self._turn = 1 - self._turn
         host = self._host[self._turn]
         host.copy_(self._history_S2K, non_blocking=True)
-        ready = None
-        if self._stack.device.type == "cuda":
-            ready = torch.cuda.Event()
+        ready = torch.cuda.Event(enable_timing=True) if on_gpu else None
+        if ready is not None:
             ready.record()
-        return Block(steps, records, list(probed), host, ready)
+        return Block(steps, records, list(probed), host, ready, began)
 
     def _advance(self, *, probe: bool) -> dict[str, Tensor] | None:
         """One step; probes of a captured step are copied, since the next one overwrites them."""

@@ -16,6 +16,11 @@ from wesar_sweep.store.rows import Curve, Outcome
 class RunQueue(Protocol):
     """Hands out runs and takes what became of them. Used by one thread."""
 
+    @property
+    def learns(self) -> bool:
+        """Whether what `take` answers depends on the results handed in before."""
+        ...
+
     def take(self, count: int, *, architecture: Architecture | None = None) -> Sequence[Run]:
         """At most `count` runs, taken for good; empty when there is nothing to train now.
 
@@ -26,10 +31,14 @@ class RunQueue(Protocol):
         """
         ...
 
-    def report(self, run: Run, *, step: int, val_loss: float) -> bool:
-        """Tell an intermediate validation loss, finite and capped; True asks to end the run."""
+    def report(self, losses: Sequence[tuple[Run, int, float]]) -> list[bool]:
+        """Tell intermediate validation losses, finite and capped: (run, step, loss), in order.
+
+        Returns:
+            For each, in the same order, whether the run is to be ended.
+        """
         ...
 
-    def finish(self, outcome: Outcome, curve: Curve | None) -> None:
-        """Keep the result for good, then tell the study. `curve` is None only for a failed run."""
+    def finish(self, results: Sequence[tuple[Outcome, Curve | None]]) -> None:
+        """Keep results for good, then tell the study. A curve is None only for a failed run."""
         ...

@@ -76,6 +76,14 @@ class Block:
     history_S2K: Tensor | None = None
     """Losses and norms in the host's memory, once `ready`; None where `records` hold them."""
     ready: torch.cuda.Event | None = None
+    began: torch.cuda.Event | None = None
+    """When the device turned to it; None on a CPU."""
+
+    def seconds(self) -> float | None:
+        """Time that the device took over it, once it is read; None on a CPU."""
+        if self.began is None or self.ready is None:
+            return None
+        return self.began.elapsed_time(self.ready) / 1e3
 
     def read(self) -> tuple[FloatArray, FloatArray, dict[int, dict[str, FloatArray]]]:
         """Losses and gradient norms, [steps, K] each, and probes by step; waits for the device."""
