@@ -52,7 +52,7 @@ def compile_calls(calls: str, *, sass: bool = False) -> list[CompiledKernel]:
         sass: Also disassemble.
     """
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = str(REPOSITORY)
+    environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *sys.path])
     done = subprocess.run(
         [sys.executable, __file__],
         input=json.dumps({"calls": textwrap.dedent(calls), "sass": sass}),

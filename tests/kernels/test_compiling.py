@@ -59,7 +59,10 @@ def compiled(tmp_path):
             text=True,
             timeout=300,
             env=environment
-            | {"PYTHONPATH": str(REPOSITORY), "TRITON_CACHE_DIR": str(tmp_path / "cache")},
+            | {
+                "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path]),
+                "TRITON_CACHE_DIR": str(tmp_path / "cache"),
+            },
         )
         assert done.returncode == 0, done.stderr[-4000:]
         return json.loads(done.stdout.splitlines()[-1])

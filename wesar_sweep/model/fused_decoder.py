@@ -49,6 +49,30 @@ class _Projected:
     rstd_KM: Tensor
 
 
+class _Direction:
+    """Which way each kernel goes through its rows: against the one before it.
+
+    What a kernel wrote last is still in the L2 cache, so the next one begins there.
+    """
+
+    def __init__(self) -> None:
+        self._down = False
+
+    def turn(self) -> bool:
+        """For the next kernel, as its `reverse`."""
+        self._down = not self._down
+        return self._down
+
+    def up(self) -> None:
+        """The library has run a kernel of its own."""
+        self._down = False
+
+    def product(self, x_KMI: Tensor, w_KIO: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """A product of the library's, which always goes up."""
+        self.up()
+        return torch.bmm(x_KMI, w_KIO) if out is None else torch.bmm(x_KMI, w_KIO, out=out)
+
+
 class _Heads(TypedDict):
     """How a row of D is divided, as the ops of attention take it."""
 
@@ -99,6 +123,7 @@ class FusedDecoder:
     def __init__(self, layout: Layout, *, device: torch.device, dtype: torch.dtype) -> None:
         a = self._a = layout.architecture
         self._layout = layout
+        self._direction = _Direction()
         self._narrow = linear.supported(a.width, a.ffn_width, dtype)
         self._own_attention = attention.use_fused(a.context, a.head_width, dtype)
         self._heads = _Heads(heads=a.heads, head_width=a.head_width, context=a.context)
@@ -124,10 +149,14 @@ class FusedDecoder:
         """Norm, then product; of narrow models with a rotation of queries and keys where given."""
         if self._narrow:
             assert delta_KMD is None
-            y_KMO, h_KMD, rstd_KM = linear.norm_linear(x_KMD, gain_KD, w_KOD, rotation=rotation)
+            y_KMO, h_KMD, rstd_KM = linear.norm_linear(
+                x_KMD, gain_KD, w_KOD, rotation=rotation, reverse=self._direction.turn()
+            )
         else:
-            x_KMD, h_KMD, rstd_KM = rms_norm.forward(x_KMD, gain_KD, delta_KMD)
-            y_KMO = torch.bmm(h_KMD, w_KOD.transpose(1, 2))
+            x_KMD, h_KMD, rstd_KM = rms_norm.forward(
+                x_KMD, gain_KD, delta_KMD, reverse=self._direction.turn()
+            )
+            y_KMO = self._direction.product(h_KMD, w_KOD.mT)
         return y_KMO, _Projected(x_KMD, h_KMD, rstd_KM)
 
     def _project_backward(
@@ -143,12 +172,13 @@ class FusedDecoder:
         if self._narrow:
             return linear.linear_norm_backward(
                 dy_KMO, w_KOD, saved.x_KMD, saved.rstd_KM, gain_KD, dresidual_KMD,
-                partial_KBI=partial_KBD,
+                partial_KBI=partial_KBD, reverse=self._direction.turn(),
             )  # fmt: skip
-        dh_KMD = torch.bmm(dy_KMO, w_KOD)
+        dh_KMD = self._direction.product(dy_KMO, w_KOD)
         return rms_norm.backward(
-            dh_KMD, saved.x_KMD, saved.rstd_KM, gain_KD, dresidual_KMD, partial_KBD=partial_KBD
-        )
+            dh_KMD, saved.x_KMD, saved.rstd_KM, gain_KD, dresidual_KMD,
+            partial_KBD=partial_KBD, reverse=self._direction.turn(),
+        )  # fmt: skip
 
     def _partials(self, x_KMD: Tensor) -> tuple[Tensor, Tensor]:
         """Room for the parts of the gains' gradients: of the layers' norms, and of the last."""
@@ -167,8 +197,9 @@ class FusedDecoder:
     ) -> tuple[Tensor, Tensor | None]:
         """Product onto the residual stream; the sum itself is left to the next norm if wide."""
         if self._narrow:
-            return linear.linear_add(y_KMI, w_KDI, residual_KMD), None
-        return residual_KMD, torch.bmm(y_KMI, w_KDI.transpose(1, 2))
+            turn = self._direction.turn()
+            return linear.linear_add(y_KMI, w_KDI, residual_KMD, reverse=turn), None
+        return residual_KMD, self._direction.product(y_KMI, w_KDI.mT)
 
     def _attend(
         self, qkv_KMX: Tensor, gain_K2E: Tensor | None, *, peaks: list[Tensor] | None
@@ -179,13 +210,21 @@ class FusedDecoder:
         if gain_K2E is not None or rotate:
             cos_TE, sin_TE = self._rotation or (None, None)
             qk_KMY, statistics = rope.forward(
-                qkv_KMX, cos_TE, sin_TE, gain_K2E=gain_K2E, **self._heads
+                qkv_KMX,
+                cos_TE,
+                sin_TE,
+                gain_K2E=gain_K2E,
+                reverse=self._direction.turn(),
+                **self._heads,
             )
         q_KMD, k_KMD = qk_KMY.chunk(2, dim=2)
         v_KMD = qkv_KMX.chunk(3, dim=2)[2]
         if self._own_attention:
-            y_KMD, lse = attention.forward(q_KMD, k_KMD, v_KMD, peaks=peaks, **self._heads)
+            y_KMD, lse = attention.forward(
+                q_KMD, k_KMD, v_KMD, peaks=peaks, reverse=self._direction.turn(), **self._heads
+            )
             return y_KMD, statistics, _Attended(q_KMD, k_KMD, v_KMD, lse, None)
+        self._direction.up()
         y_KMD, tape = library_attention.forward(q_KMD, k_KMD, v_KMD, **self._heads)
         if peaks is not None:
             peaks.append(self._max_attention_logit(q_KMD, k_KMD))
@@ -200,6 +239,7 @@ class FusedDecoder:
         a = layer.attended
         apart = gain_K2E is not None or self._rotation is not None
         if a.tape is not None:
+            self._direction.up()
             dq_KMD, dk_KMD, dv_KMD = library_attention.backward(dy_KMD, a.tape, **self._heads)
             into_v.copy_(dv_KMD)
             if not apart:
@@ -209,7 +249,7 @@ class FusedDecoder:
             assert a.lse is not None
             attention.backward(
                 dy_KMD, a.q_KMD, a.k_KMD, a.v_KMD, layer.mixed_KMD, a.lse, out=dqkv_KMX,
-                rotation=self._out_of_attention, **self._heads,
+                rotation=self._out_of_attention, reverse=self._direction.turn(), **self._heads,
             )  # fmt: skip
             apart = apart and self._out_of_attention is None
             dq_KMD, dk_KMD = into_q, into_k
@@ -218,7 +258,7 @@ class FusedDecoder:
         cos_TE, sin_TE = self._rotation or (None, None)
         dgain_K2E = rope.backward(
             dq_KMD, dk_KMD, layer.qkv_KMX, cos_TE, sin_TE, layer.heads, gain_K2E,
-            out=dqkv_KMX, **self._heads,
+            out=dqkv_KMX, reverse=self._direction.turn(), **self._heads,
         )  # fmt: skip
         return dqkv_KMX, dgain_K2E
 
@@ -227,11 +267,12 @@ class FusedDecoder:
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Activation and product down onto the residual stream; what was activated, if kept."""
         if self._narrow and self._a.ffn == "gelu":
-            return linear.gelu_linear_add(u_KMF, w_KDF, residual_KMD), None, None
+            turn = self._direction.turn()
+            return linear.gelu_linear_add(u_KMF, w_KDF, residual_KMD, reverse=turn), None, None
         forward = (
             feed_forward.swiglu_forward if self._a.ffn == "swiglu" else feed_forward.gelu_forward
         )
-        a_KMF = forward(u_KMF)
+        a_KMF = forward(u_KMF, reverse=self._direction.turn())
         return *self._add_product(a_KMF, w_KDF, residual_KMD), a_KMF
 
     def _activate_backward(
@@ -239,12 +280,14 @@ class FusedDecoder:
     ) -> tuple[Tensor, Tensor]:
         """(gradient of what was activated, the activation)."""
         if layer.activated_KMF is None:
-            return linear.gelu_linear_backward(dx_KMD, w_KDF, layer.u_KMF)
-        da_KMF = torch.bmm(dx_KMD, w_KDF)
+            turn = self._direction.turn()
+            return linear.gelu_linear_backward(dx_KMD, w_KDF, layer.u_KMF, reverse=turn)
+        da_KMF = self._direction.product(dx_KMD, w_KDF)
         backward = (
             feed_forward.swiglu_backward if self._a.ffn == "swiglu" else feed_forward.gelu_backward
         )
-        return backward(da_KMF, layer.u_KMF), layer.activated_KMF
+        du_KMF = backward(da_KMF, layer.u_KMF, reverse=self._direction.turn())
+        return du_KMF, layer.activated_KMF
 
     def _views(self, row_KP: Tensor) -> _Views:
         """Each matrix of a flat row, a layer at a time, as views."""
@@ -318,6 +361,7 @@ class FusedDecoder:
             switches: What the runs' methods do to the embedding output.
         """
         views = self._views(effective_KP)
+        self._direction.up()
         x_KMD, _ = self._embed(views, token_KM, switches)
         x_KMD, delta_KMD = self._layers(views, x_KMD, keep=None, taps=None)
         gain_KD = views.norms[-1]
@@ -326,7 +370,7 @@ class FusedDecoder:
             nll_KM = cross_entropy.linear_loss(h_KMD, views.predict_KVD, target_KM)
         else:
             logit_KMV, _ = self._project(x_KMD, delta_KMD, gain_KD, views.predict_KVD)
-            nll_KM = cross_entropy.loss(logit_KMV, target_KM)
+            nll_KM = cross_entropy.loss(logit_KMV, target_KM, reverse=self._direction.turn())
         return cross_entropy.run_mean(nll_KM)
 
     def loss_and_gradients(
@@ -367,6 +411,7 @@ class FusedDecoder:
         scale = 1 / rows
         kept: list[_Layer] = []
 
+        self._direction.up()
         x_KMD, embed_norm = self._embed(views, token_KM, switches)
         x_KMD, delta_KMD = self._layers(views, x_KMD, keep=kept, taps=taps)
         parts_NKBD, last_NKBD = self._partials(x_KMD)
@@ -382,16 +427,25 @@ class FusedDecoder:
                 dw_out_KVD=into.predict_KVD,
                 max_logit=None if taps is None else taps.max_output_logit,
             )
-            dx_KMD = rms_norm.backward(dh_KMD, x_KMD, rstd_KM, gain_KD, partial_KBD=last_NKBD[0])
+            self._direction.up()
+            dx_KMD = rms_norm.backward(
+                dh_KMD, x_KMD, rstd_KM, gain_KD,
+                partial_KBD=last_NKBD[0], reverse=self._direction.turn(),
+            )  # fmt: skip
         else:
             logit_KMV, last = self._project(x_KMD, delta_KMD, gain_KD, views.predict_KVD)
             rstd_KM = last.rstd_KM
             if taps is not None:
                 taps.max_output_logit.append(logit_KMV.abs().amax(dim=(1, 2)).float())
             nll_KM, _, dlogit_KMV = cross_entropy.forward_backward(
-                logit_KMV, target_KM, z_loss_K, scale=scale, out=logit_KMV
+                logit_KMV,
+                target_KM,
+                z_loss_K,
+                scale=scale,
+                out=logit_KMV,
+                reverse=self._direction.turn(),
             )
-            _product(dlogit_KMV, last.h_KMD, into.predict_KVD)
+            self._direction.product(dlogit_KMV.mT, last.h_KMD, out=into.predict_KVD)
             dx_KMD = self._project_backward(
                 dlogit_KMV, views.predict_KVD, gain_KD, last, None, last_NKBD[0]
             )
@@ -402,21 +456,21 @@ class FusedDecoder:
         for n in reversed(range(a.depth)):
             layer = kept.pop()
             du_KMF, activated_KMF = self._activate_backward(dx_KMD, views.down[n], layer)
-            _product(dx_KMD, activated_KMF, into.down[n])
-            _product(du_KMF, layer.feed_forward.h_KMD, into.up[n])
+            self._direction.product(dx_KMD.mT, activated_KMF, out=into.down[n])
+            self._direction.product(du_KMF.mT, layer.feed_forward.h_KMD, out=into.up[n])
             del activated_KMF
             dx_KMD = self._project_backward(
                 du_KMF, views.up[n], views.norms[2 * n + 1], layer.feed_forward, dx_KMD,
                 parts_NKBD[2 * n + 1],
             )  # fmt: skip
-            _product(dx_KMD, layer.mixed_KMD, into.o[n])
+            self._direction.product(dx_KMD.mT, layer.mixed_KMD, out=into.o[n])
             gain_K2E = None if views.heads is None else views.heads[n]
-            dmixed_KMD = torch.bmm(dx_KMD, views.o[n])
+            dmixed_KMD = self._direction.product(dx_KMD, views.o[n])
             dqkv_KMX, dheads = self._attend_backward(dmixed_KMD, layer, gain_K2E)
             if dheads is not None:
                 assert gain_views.heads is not None
                 head_gains.append((gain_views.heads[n], dheads))
-            _product(dqkv_KMX, layer.attention.h_KMD, into.qkv[n])
+            self._direction.product(dqkv_KMX.mT, layer.attention.h_KMD, out=into.qkv[n])
             dx_KMD = self._project_backward(
                 dqkv_KMX, views.qkv[n], views.norms[2 * n], layer.attention, dx_KMD,
                 parts_NKBD[2 * n],
@@ -484,11 +538,6 @@ class _Views:
     """[K, D] each, in the order of use."""
     heads: tuple[Tensor, ...] | None
     """[K, 2, E] a layer, for queries and keys."""
-
-
-def _product(dy_KMO: Tensor, x_KMI: Tensor, out_KOI: Tensor) -> None:
-    """The gradient of a weight, dyᵀ x, into its place."""
-    torch.bmm(dy_KMO.transpose(1, 2), x_KMI, out=out_KOI)
 
 
 def _rms_of(rstd_KM: Tensor) -> Tensor:

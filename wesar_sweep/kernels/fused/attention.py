@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from wesar_sweep.kernels.fused.tiles import halves, load, store
+from wesar_sweep.kernels.fused.tiles import halves, last_first, load, program, store
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,7 @@ def forward(
     head_width: int,
     context: int,
     peaks: list[Tensor] | None = None,
+    reverse: bool = False,
     tiles_: Tiles | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Mixed values.
@@ -81,6 +82,7 @@ def forward(
         context: T.
         peaks: Takes each run's largest logit q·k/√E of any position and head, float32 [K], where
             given.
+        reverse: Begin with the last program (`tiles.last_first`).
         tiles_: Shape of a program.
 
     Returns:
@@ -93,11 +95,12 @@ def forward(
     peak = torch.empty_like(lse) if peaks is not None else None
     blocks = triton.cdiv(context, t.block)
     width = _padded(head_width)
+    programs = K * (M // context) * heads * blocks
     assert q_KMD.stride() == k_KMD.stride()
-    _forward[(K * (M // context) * heads * blocks,)](
+    _forward[(programs,)](
         q_KMD, k_KMD, v_KMD, y_KMD, lse, peak,
         q_KMD.stride(0), q_KMD.stride(1), v_KMD.stride(0), v_KMD.stride(1),
-        M, D, heads, context, blocks, _scale(head_width),
+        M, D, heads, context, blocks, _scale(head_width), last_first(programs, reverse),
         E=head_width, BLOCK=t.block, WIDTH=width, PEAK=peak is not None,
         EVEN=context % t.block == 0 and head_width == width,
         num_warps=t.num_warps, num_stages=t.num_stages,
@@ -121,6 +124,7 @@ def backward(
     context: int,
     out: Tensor,
     rotation: tuple[Tensor, Tensor] | None = None,
+    reverse: bool = False,
     tiles_: Tiles | None = None,
 ) -> None:
     """Gradients of queries, keys and values, into `out`.
@@ -138,6 +142,7 @@ def backward(
         out: [K, B·T, 3·H·E], contiguous.
         rotation: cos and sin of `kernels.rope.tables`, float32 [T, E/2]: gradients are then those
             before the rotation. None: of the rotated queries and keys.
+        reverse: Begin with the last program (`tiles.last_first`).
         tiles_: Shape of a program.
     """
     K, M, D = q_KMD.shape
@@ -146,10 +151,12 @@ def backward(
     blocks = triton.cdiv(context, t.block)
     width = _padded(head_width)
     limit = {} if t.registers is None else {"maxnreg": t.registers}
-    _backward[(K * (M // context) * heads * blocks,)](
+    programs = K * (M // context) * heads * blocks
+    _backward[(programs,)](
         dy_KMD, q_KMD, k_KMD, v_KMD, y_KMD, kept, out, cos, sin,
         q_KMD.stride(0), q_KMD.stride(1), v_KMD.stride(0), v_KMD.stride(1),
         M, D, heads, context, blocks, _scale(head_width), head_width**-0.5,
+        last_first(programs, reverse),
         E=head_width, BLOCK=t.block, WIDTH=width, TURN=cos is not None,
         TAIL=context % t.block != 0, EVEN=context % t.block == 0 and head_width == width,
         num_warps=t.num_warps, num_stages=t.num_stages, **limit,
@@ -165,13 +172,13 @@ def _padded(head_width: int) -> int:
     return max(16, triton.next_power_of_2(head_width))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("flip",))
 def _forward(
-    q, k, v, y, lse, peak, qk_run, qk_row, v_run, v_row, M, D, H, T, blocks, scale,
+    q, k, v, y, lse, peak, qk_run, qk_row, v_run, v_row, M, D, H, T, blocks, scale, flip,
     E: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, PEAK: tl.constexpr,
     EVEN: tl.constexpr,
 ):  # fmt: skip
-    n = tl.program_id(0)
+    n = program(flip)
     block, head = n % blocks, (n // blocks) % H
     sequence = n // (blocks * H)
     sequences = M // T
@@ -233,14 +240,14 @@ def _hand_out(
         store(at, x_RE.to(out.dtype.element_ty), here & (e < E)[None, :], EVEN)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("flip",))
 def _backward(
     dy, q, k, v, y, lse, out, cos, sin,
-    qk_run, qk_row, v_run, v_row, M, D, H, T, blocks, scale, plain_scale,
+    qk_run, qk_row, v_run, v_row, M, D, H, T, blocks, scale, plain_scale, flip,
     E: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, TURN: tl.constexpr,
     TAIL: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    n = tl.program_id(0)
+    n = program(flip)
     block, head = n % blocks, (n // blocks) % H
     sequence = n // (blocks * H)
     sequences = M // T

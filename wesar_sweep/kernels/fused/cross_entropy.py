@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from wesar_sweep.kernels.fused.tiles import last_first, program
+
 _WHOLE_ROW = 4096
 """Longest row that a program holds at once."""
 _CHUNK_BYTES = 2**31
@@ -29,6 +31,7 @@ def forward_backward(
     *,
     scale: float,
     out: Tensor | None = None,
+    reverse: bool = False,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Loss of every row, and the gradient by the logits.
 
@@ -38,19 +41,20 @@ def forward_backward(
         z_loss_K: Weight of the z-loss, float32 [K]; None where no run has one.
         scale: What the gradient is multiplied with: 1 / rows of a run's step.
         out: Takes the gradient; may be `logit_KMV`, which is then gone.
+        reverse: Begin with the last program (`tiles.last_first`).
 
     Returns:
         (nll float32 [K, M]; z float32 [K, M] or None; dl [K, M, V]).
     """
     if out is None:
         out = torch.empty_like(logit_KMV)
-    nll_KM, z_KM = _launch(logit_KMV, target_KM, z_loss_K, scale=scale, out=out)
+    nll_KM, z_KM = _launch(logit_KMV, target_KM, z_loss_K, scale=scale, out=out, reverse=reverse)
     return nll_KM, z_KM, out
 
 
-def loss(logit_KMV: Tensor, target_KM: Tensor) -> Tensor:
-    """Negative log-likelihood of every row, float32 [K, M]."""
-    return _launch(logit_KMV, target_KM, None, scale=0.0, out=None)[0]
+def loss(logit_KMV: Tensor, target_KM: Tensor, *, reverse: bool = False) -> Tensor:
+    """Negative log-likelihood of every row, float32 [K, M]; `reverse` as in `forward_backward`."""
+    return _launch(logit_KMV, target_KM, None, scale=0.0, out=None, reverse=reverse)[0]
 
 
 def _launch(
@@ -60,6 +64,7 @@ def _launch(
     *,
     scale: float,
     out: Tensor | None,
+    reverse: bool,
 ) -> tuple[Tensor, Tensor | None]:
     K, M, V = logit_KMV.shape
     nll_KM = torch.empty(K, M, dtype=torch.float32, device=logit_KMV.device)
@@ -71,7 +76,7 @@ def _launch(
     kernel = _whole_rows if whole else _long_rows
     kernel[(K * blocks,)](
         logit_KMV, target_KM, z_loss_K, nll_KM, z_KM, out,
-        M, V, blocks, target_KM.stride(0), scale,
+        M, V, blocks, target_KM.stride(0), scale, last_first(K * blocks, reverse),
         Z=z_loss_K is not None, GRADIENT=out is not None,
         ROWS=rows, WIDTH=width, num_warps=4 if whole else 8,
     )  # fmt: skip
@@ -130,7 +135,7 @@ def linear_cross_entropy(
         if max_logit is not None:
             largest.append(logit_KRV.abs().amax(dim=(1, 2)).float())
         nll_KR, z_KR, dlogit_KRV = forward_backward(
-            logit_KRV, target_KM[:, part], z_loss_K, scale=scale, out=logit_KRV
+            logit_KRV, target_KM[:, part], z_loss_K, scale=scale, out=logit_KRV, reverse=True
         )
         nll.append(nll_KR)
         z += [] if z_KR is None else [z_KR]
@@ -156,20 +161,21 @@ def linear_loss(
     parts = [slice(start, min(M, start + rows)) for start in range(0, M, rows)]
     return torch.cat(
         [
-            loss(torch.bmm(h_KMD[:, part], w_KVD.transpose(1, 2)), target_KM[:, part])
+            loss(torch.bmm(h_KMD[:, part], w_KVD.mT), target_KM[:, part], reverse=True)
             for part in parts
         ],
         dim=1,
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("flip",))
 def _whole_rows(
-    logit, target, z_loss, nll, z, out, M, V, blocks, target_stride, scale,
+    logit, target, z_loss, nll, z, out, M, V, blocks, target_stride, scale, flip,
     Z: tl.constexpr, GRADIENT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    run = (tl.program_id(0) // blocks).to(tl.int64)
-    row = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
+    number = program(flip)
+    run = (number // blocks).to(tl.int64)
+    row = (number % blocks) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
     mask = (row < M)[:, None] & (column < V)[None, :]
     place = (run * M + row)[:, None] * V + column[None, :]
@@ -194,13 +200,14 @@ def _whole_rows(
         tl.store(out + place, d.to(loaded.dtype), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("flip",))
 def _long_rows(
-    logit, target, z_loss, nll, z, out, M, V, blocks, target_stride, scale,
+    logit, target, z_loss, nll, z, out, M, V, blocks, target_stride, scale, flip,
     Z: tl.constexpr, GRADIENT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    run = (tl.program_id(0) // blocks).to(tl.int64)
-    row = tl.program_id(0) % blocks
+    number = program(flip)
+    run = (number // blocks).to(tl.int64)
+    row = number % blocks
     first = (run * M + row) * V
     y = tl.load(target + run * target_stride + row).to(tl.int32)
     column = tl.arange(0, WIDTH)

@@ -26,7 +26,7 @@ import triton.language as tl
 from torch import Tensor
 
 from wesar_sweep.kernels.fused.feed_forward import gelu_and_slope, gelu_value
-from wesar_sweep.kernels.fused.tiles import halves, load, store
+from wesar_sweep.kernels.fused.tiles import halves, last_first, load, program, store
 from wesar_sweep.kernels.rms_norm import EPS
 
 
@@ -41,8 +41,10 @@ class Tiles:
     num_stages: int
 
 
-_FORWARD = Tiles(128, 64, 8, 3)
+_FORWARD = Tiles(64, 64, 4, 3)
 _TURNED = Tiles(64, 64, 4, 2)
+_LINEAR_ADD = Tiles(64, 64, 4, 2)
+_GELU_LINEAR_ADD = Tiles(64, 64, 4, 3)
 _BACKWARD = Tiles(64, 64, 4, 3)
 """The best of those tried on an H200 at width 128; see docs/LOG.md."""
 
@@ -73,6 +75,7 @@ def norm_linear(
     w_KOI: Tensor,
     *,
     rotation: tuple[Tensor, Tensor] | None = None,
+    reverse: bool = False,
     tiles_: Tiles | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """RMSNorm, then the product, then where asked the rotation of queries and keys.
@@ -84,6 +87,7 @@ def norm_linear(
         rotation: cos and sin of `kernels.rope.tables`, float32 [T, E/2]: the first 2/3 of O are
             then heads of width E that are rotated, row m of a run by the angles of m mod T; `turns`
             says for which E. None rotates nothing.
+        reverse: Begin with the last program (`tiles.last_first`).
         tiles_: Shape of a program.
 
     Returns:
@@ -100,7 +104,7 @@ def norm_linear(
     _norm_linear[(K * blocks,)](
         x_KMI, gain_KI, w_KOI, y_KMO, h_KMI, rstd_KM, cos, sin,
         M, O, I, turned, 1 if cos is None else len(cos), blocks,
-        gain_KI.stride(0), w_KOI.stride(0), EPS,
+        gain_KI.stride(0), w_KOI.stride(0), EPS, last_first(K * blocks, reverse),
         EVEN=_even(t, M, I, O - turned), HEAD=0 if cos is None else 2 * cos.shape[1],
         ROWS=t.rows, COLUMNS=t.columns, WIDTH=_padded(I),
         num_warps=t.num_warps, num_stages=t.num_stages,
@@ -109,28 +113,42 @@ def norm_linear(
 
 
 def linear_add(
-    x_KMI: Tensor, w_KOI: Tensor, residual_KMO: Tensor, *, tiles_: Tiles | None = None
+    x_KMI: Tensor,
+    w_KOI: Tensor,
+    residual_KMO: Tensor,
+    *,
+    reverse: bool = False,
+    tiles_: Tiles | None = None,
 ) -> Tensor:
-    """Residual + x wᵀ, [K, M, O]."""
-    return _accumulate(x_KMI, w_KOI, residual_KMO, gelu=False, tiles_=tiles_)
+    """Residual + x wᵀ, [K, M, O]; `reverse` and `tiles_` as in `norm_linear`."""
+    return _accumulate(
+        x_KMI, w_KOI, residual_KMO, gelu=False, reverse=reverse, t=tiles_ or _LINEAR_ADD
+    )
 
 
 def gelu_linear_add(
-    u_KMF: Tensor, w_KDF: Tensor, residual_KMD: Tensor, *, tiles_: Tiles | None = None
+    u_KMF: Tensor,
+    w_KDF: Tensor,
+    residual_KMD: Tensor,
+    *,
+    reverse: bool = False,
+    tiles_: Tiles | None = None,
 ) -> Tensor:
-    """Residual + gelu(u) wᵀ, [K, M, D]."""
-    return _accumulate(u_KMF, w_KDF, residual_KMD, gelu=True, tiles_=tiles_)
+    """Residual + gelu(u) wᵀ, [K, M, D]; `reverse` and `tiles_` as in `norm_linear`."""
+    return _accumulate(
+        u_KMF, w_KDF, residual_KMD, gelu=True, reverse=reverse, t=tiles_ or _GELU_LINEAR_ADD
+    )
 
 
 def _accumulate(
-    x_KMI: Tensor, w_KOI: Tensor, residual_KMO: Tensor, *, gelu: bool, tiles_: Tiles | None
+    x_KMI: Tensor, w_KOI: Tensor, residual_KMO: Tensor, *, gelu: bool, reverse: bool, t: Tiles
 ) -> Tensor:
     K, M, O = residual_KMO.shape
-    t = tiles_ or _FORWARD
     y_KMO = torch.empty_like(residual_KMO)
     blocks = triton.cdiv(M, t.rows)
     _linear_add[(K * blocks,)](
         x_KMI, w_KOI, residual_KMO, y_KMO, M, O, x_KMI.shape[2], blocks, w_KOI.stride(0),
+        last_first(K * blocks, reverse),
         EVEN=_even(t, M, O, x_KMI.shape[2]), GELU=gelu,
         ROWS=t.rows, COLUMNS=t.columns, WIDTH=_padded(O),
         num_warps=t.num_warps, num_stages=t.num_stages,
@@ -139,7 +157,12 @@ def _accumulate(
 
 
 def gelu_linear_backward(
-    dy_KMD: Tensor, w_KDF: Tensor, u_KMF: Tensor, *, tiles_: Tiles | None = None
+    dy_KMD: Tensor,
+    w_KDF: Tensor,
+    u_KMF: Tensor,
+    *,
+    reverse: bool = False,
+    tiles_: Tiles | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Through the product down and the activation.
 
@@ -147,6 +170,7 @@ def gelu_linear_backward(
         dy_KMD: Gradient of gelu(u) wᵀ.
         w_KDF: Weights, any stride over K.
         u_KMF: What was activated.
+        reverse: Begin with the last program (`tiles.last_first`).
         tiles_: Shape of a program.
 
     Returns:
@@ -158,7 +182,8 @@ def gelu_linear_backward(
     blocks = triton.cdiv(M, t.rows)
     _gelu_linear_backward[(K * blocks,)](
         dy_KMD, w_KDF, u_KMF, du_KMF, a_KMF, M, D, F, blocks, w_KDF.stride(0),
-        EVEN=_even(t, M, D, F), ROWS=t.rows, COLUMNS=t.columns, WIDTH=_padded(D),
+        last_first(K * blocks, reverse),
+        ROWS=t.rows, COLUMNS=t.columns, WIDTH=_padded(D),
         num_warps=t.num_warps, num_stages=t.num_stages,
     )  # fmt: skip
     return du_KMF, a_KMF
@@ -173,6 +198,7 @@ def linear_norm_backward(
     dresidual_KMI: Tensor | None,
     *,
     partial_KBI: Tensor,
+    reverse: bool = False,
     tiles_: Tiles | None = None,
 ) -> Tensor:
     """Through the product and the norm before it.
@@ -186,6 +212,7 @@ def linear_norm_backward(
         dresidual_KMI: Gradient that reaches x past the norm; None is zero.
         partial_KBI: Takes the parts of the gain's gradient, float32 [K, `partial_sums`, I], for
             `rms_norm.sum_gains`.
+        reverse: Begin with the last program (`tiles.last_first`).
         tiles_: Shape of a program.
 
     Returns:
@@ -198,7 +225,7 @@ def linear_norm_backward(
     assert partial_KBI.shape == (K, blocks, I)
     _linear_norm_backward[(K * blocks,)](
         dy_KMO, w_KOI, x_KMI, rstd_KM, gain_KI, dresidual_KMI, dx_KMI, partial_KBI,
-        M, O, I, blocks, w_KOI.stride(0), gain_KI.stride(0),
+        M, O, I, blocks, w_KOI.stride(0), gain_KI.stride(0), last_first(K * blocks, reverse),
         EVEN=_even(t, M, I, O), ADD=dresidual_KMI is not None,
         ROWS=t.rows, COLUMNS=t.columns, WIDTH=_padded(I),
         num_warps=t.num_warps, num_stages=t.num_stages,
@@ -211,14 +238,15 @@ def partial_sums(rows: int) -> int:
     return triton.cdiv(rows, _BACKWARD.rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("flip",))
 def _norm_linear(
-    x, gain, w, y, h, rstd, cos, sin, M, O, I, turned, T, blocks, gain_stride, w_stride, eps,
+    x, gain, w, y, h, rstd, cos, sin, M, O, I, turned, T, blocks, gain_stride, w_stride, eps, flip,
     EVEN: tl.constexpr, HEAD: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    run = (tl.program_id(0) // blocks).to(tl.int64)
-    row = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
+    number = program(flip)
+    run = (number // blocks).to(tl.int64)
+    row = (number % blocks) * ROWS + tl.arange(0, ROWS)
     i = tl.arange(0, WIDTH)
     here = (row < M)[:, None]
     mask = here & (i < I)[None, :]
@@ -252,14 +280,15 @@ def _norm_linear(
         store(y_row + o[None, :], out, here & (o < O)[None, :], EVEN)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("flip",))
 def _linear_add(
-    x, w, residual, y, M, O, I, blocks, w_stride,
+    x, w, residual, y, M, O, I, blocks, w_stride, flip,
     EVEN: tl.constexpr, GELU: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    run = (tl.program_id(0) // blocks).to(tl.int64)
-    row = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
+    number = program(flip)
+    run = (number // blocks).to(tl.int64)
+    row = (number % blocks) * ROWS + tl.arange(0, ROWS)
     o = tl.arange(0, WIDTH)
     total = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
     for begin in range(0, I, COLUMNS):
@@ -277,37 +306,40 @@ def _linear_add(
     store(y + place, (total + there.to(tl.float32)).to(there.dtype), mask, EVEN)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("flip",))
 def _gelu_linear_backward(
-    dy, w, u, du, a, M, D, F, blocks, w_stride,
-    EVEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
+    dy, w, u, du, a, M, D, F, blocks, w_stride, flip,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    run = (tl.program_id(0) // blocks).to(tl.int64)
-    row = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
+    # Always with masks: without, on an H200, it took a tenth longer.
+    number = program(flip)
+    run = (number // blocks).to(tl.int64)
+    row = (number % blocks) * ROWS + tl.arange(0, ROWS)
     d = tl.arange(0, WIDTH)
     dy_at = dy + (run * M + row)[:, None] * D + d[None, :]
-    dy_MD = load(dy_at, (row < M)[:, None] & (d < D)[None, :], EVEN)
+    dy_MD = tl.load(dy_at, mask=(row < M)[:, None] & (d < D)[None, :], other=0.0)
     for begin in range(0, F, COLUMNS):
         f = begin + tl.arange(0, COLUMNS)
         mask = (row < M)[:, None] & (f < F)[None, :]
         w_at = w + run * w_stride + d[:, None] * F + f[None, :]
-        w_DF = load(w_at, (d < D)[:, None] & (f < F)[None, :], EVEN)
+        w_DF = tl.load(w_at, mask=(d < D)[:, None] & (f < F)[None, :], other=0.0)
         place = (run * M + row)[:, None] * F + f[None, :]
-        u_MF = load(u + place, mask, EVEN)
+        u_MF = tl.load(u + place, mask=mask, other=0.0)
         da = tl.dot(dy_MD, w_DF, input_precision="ieee")
         value, slope = gelu_and_slope(u_MF.to(tl.float32))
-        store(du + place, (da * slope).to(u_MF.dtype), mask, EVEN)
-        store(a + place, value.to(u_MF.dtype), mask, EVEN)
+        tl.store(du + place, (da * slope).to(u_MF.dtype), mask=mask)
+        tl.store(a + place, value.to(u_MF.dtype), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("flip",))
 def _linear_norm_backward(
-    dy, w, x, rstd, gain, dresidual, dx, partial, M, O, I, blocks, w_stride, gain_stride,
+    dy, w, x, rstd, gain, dresidual, dx, partial, M, O, I, blocks, w_stride, gain_stride, flip,
     EVEN: tl.constexpr, ADD: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    run = (tl.program_id(0) // blocks).to(tl.int64)
-    row = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
+    number = program(flip)
+    run = (number // blocks).to(tl.int64)
+    row = (number % blocks) * ROWS + tl.arange(0, ROWS)
     i = tl.arange(0, WIDTH)
     dh = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
     for begin in range(0, O, COLUMNS):
@@ -324,7 +356,7 @@ def _linear_norm_backward(
     x_hat = loaded.to(tl.float32) * r[:, None]
     g = load(gain + run * gain_stride + i, i < I, EVEN).to(tl.float32)
     dgain = tl.sum(dh * x_hat, axis=0)
-    store(partial + tl.program_id(0).to(tl.int64) * I + i, dgain, i < I, EVEN)
+    store(partial + number.to(tl.int64) * I + i, dgain, i < I, EVEN)
     gd = dh * g[None, :]
     mean = tl.sum(gd * x_hat, axis=1) / I
     out = (gd - x_hat * mean[:, None]) * r[:, None]

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from wesar_sweep.kernels.fused.tiles import last_first, program
 from wesar_sweep.kernels.rms_norm import EPS
 
 _PROGRAMS = 1024
@@ -66,6 +67,7 @@ def forward(
     delta_KMD: Tensor | None = None,
     *,
     switch_K: Tensor | None = None,
+    reverse: bool = False,
     tiles_: Tiles | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Add and normalise.
@@ -75,6 +77,7 @@ def forward(
         gain_KD: [K, D], any stride over K; None leaves it out.
         delta_KMD: What is added first; None adds nothing.
         switch_K: Where given, runs with False pass through: y = s.
+        reverse: Begin with the last program (`tiles.last_first`).
         tiles_: Shape of a program.
 
     Returns:
@@ -89,6 +92,7 @@ def forward(
     _forward[(K * blocks,)](
         x_KMD, delta_KMD, gain_KD, switch_K, sum_KMD, y_KMD, rstd_KM,
         M, D, blocks, 0 if gain_KD is None else gain_KD.stride(0), EPS,
+        last_first(K * blocks, reverse),
         ADD=delta_KMD is not None, GAIN=gain_KD is not None, SWITCH=switch_K is not None,
         ROWS=t.rows, WIDTH=triton.next_power_of_2(D), num_warps=t.num_warps,
     )  # fmt: skip
@@ -104,6 +108,7 @@ def backward(
     *,
     switch_K: Tensor | None = None,
     partial_KBD: Tensor | None = None,
+    reverse: bool = False,
     tiles_: Tiles | None = None,
 ) -> Tensor:
     """Gradient of the sum, and in parts the gain's.
@@ -117,6 +122,7 @@ def backward(
         switch_K: As in `forward`.
         partial_KBD: Takes the parts of the gain's gradient, float32 [K, `partial_sums`, D], for
             `sum_gains`; needed with a gain.
+        reverse: Begin with the last program (`tiles.last_first`).
         tiles_: Shape of a program.
 
     Returns:
@@ -129,7 +135,7 @@ def backward(
     assert gain_KD is None or (partial_KBD is not None and partial_KBD.shape == (K, blocks, D))
     _backward[(K * blocks,)](
         dy_KMD, sum_KMD, rstd_KM, gain_KD, dsum_KMD, switch_K, dx_KMD, partial_KBD,
-        M, D, blocks, 0 if gain_KD is None else gain_KD.stride(0),
+        M, D, blocks, 0 if gain_KD is None else gain_KD.stride(0), last_first(K * blocks, reverse),
         ADD=dsum_KMD is not None, GAIN=gain_KD is not None, SWITCH=switch_K is not None,
         ROWS=t.rows, LOOPS=t.loops, WIDTH=triton.next_power_of_2(D), num_warps=t.num_warps,
     )  # fmt: skip
@@ -161,14 +167,15 @@ def sum_gains(partial_NKBD: Tensor, out_KX: Tensor, *, add: bool = False) -> Non
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("flip",))
 def _forward(
-    x, delta, gain, switch, sum_, y, rstd, M, D, blocks, gain_stride, eps,
+    x, delta, gain, switch, sum_, y, rstd, M, D, blocks, gain_stride, eps, flip,
     ADD: tl.constexpr, GAIN: tl.constexpr, SWITCH: tl.constexpr,
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    run = tl.program_id(0) // blocks
-    row = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
+    number = program(flip)
+    run = number // blocks
+    row = (number % blocks) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
     mask = (row < M)[:, None] & (column < D)[None, :]
     first = run.to(tl.int64) * M * D
@@ -190,14 +197,15 @@ def _forward(
     tl.store(rstd + run.to(tl.int64) * M + row, r, mask=row < M)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("flip",))
 def _backward(
-    dy, sum_, rstd, gain, dsum, switch, dx, partial, M, D, blocks, gain_stride,
+    dy, sum_, rstd, gain, dsum, switch, dx, partial, M, D, blocks, gain_stride, flip,
     ADD: tl.constexpr, GAIN: tl.constexpr, SWITCH: tl.constexpr,
     ROWS: tl.constexpr, LOOPS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    run = tl.program_id(0) // blocks
-    block = tl.program_id(0) % blocks
+    number = program(flip)
+    run = number // blocks
+    block = number % blocks
     column = tl.arange(0, WIDTH)
     own = (column < D)[None, :]
     first = run.to(tl.int64) * M * D
@@ -243,7 +251,7 @@ def _backward(
             out += add.to(tl.float32)
         tl.store(dx + first + here, out.to(d_in.dtype), mask=inside)
     if GAIN:
-        offset = tl.program_id(0).to(tl.int64) * D
+        offset = number.to(tl.int64) * D
         tl.store(partial + offset + column, tl.sum(dgain, axis=0), mask=column < D)
 
 

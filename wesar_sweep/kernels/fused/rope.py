@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from wesar_sweep.kernels.fused.rms_norm import sum_partials
+from wesar_sweep.kernels.fused.tiles import last_first, program
 from wesar_sweep.kernels.rms_norm import EPS
 
 _VALUES = 2048
@@ -32,6 +33,7 @@ def forward(
     head_width: int,
     context: int,
     gain_K2E: Tensor | None = None,
+    reverse: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Normalise and rotate.
 
@@ -43,6 +45,7 @@ def forward(
         head_width: E, even.
         context: T; row m of a run stands at position m mod T.
         gain_K2E: Gains of the query and the key norm, [K, 2, E], any stride over K; None: no norm.
+        reverse: Begin with the last program (`tiles.last_first`).
 
     Returns:
         (queries and keys [K, M, 2·D]; float32 [K, M, 2·H] of 1/√(mean + ε), or None).
@@ -59,6 +62,7 @@ def forward(
     _forward[(K * blocks,)](
         qkv_KMX, qk_KMY, rstd_KMH, cos_TE, sin_TE, gain_K2E,
         M, heads, context, blocks, half, 0 if gain_K2E is None else gain_K2E.stride(0), EPS,
+        last_first(K * blocks, reverse),
         ROTATE=cos_TE is not None, NORM=gain_K2E is not None,
         ROWS=rows, WIDTH=width, num_warps=4,
     )  # fmt: skip
@@ -78,6 +82,7 @@ def backward(
     head_width: int,
     context: int,
     out: Tensor,
+    reverse: bool = False,
 ) -> Tensor | None:
     """Gradients of queries and keys, into the first 2·D columns of `out`.
 
@@ -94,6 +99,7 @@ def backward(
         head_width: E.
         context: T.
         out: [K, M, 3·D]; the columns of the values are left alone.
+        reverse: Begin with the last program (`tiles.last_first`).
 
     Returns:
         float32 [K, 2, E], the gains' gradient, or None without norms.
@@ -111,20 +117,21 @@ def backward(
     _backward[(K * 2 * blocks,)](
         dq_KMD, dk_KMD, qkv_KMX, out, rstd_KMH, cos_TE, sin_TE, gain_K2E, partial,
         M, heads, context, blocks, half, dq_KMD.stride(0), dq_KMD.stride(1),
-        0 if gain_K2E is None else gain_K2E.stride(0),
+        0 if gain_K2E is None else gain_K2E.stride(0), last_first(K * 2 * blocks, reverse),
         ROTATE=cos_TE is not None, NORM=gain_K2E is not None,
         ROWS=rows, LOOPS=_LOOPS, WIDTH=width, num_warps=4,
     )  # fmt: skip
     return None if partial is None else sum_partials(partial).view(K, 2, head_width)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("flip",))
 def _forward(
-    qkv, qk, rstd, cos, sin, gain, M, H, T, blocks, half, gain_stride, eps,
+    qkv, qk, rstd, cos, sin, gain, M, H, T, blocks, half, gain_stride, eps, flip,
     ROTATE: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    run = (tl.program_id(0) // blocks).to(tl.int64)
-    n = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
+    number = program(flip)
+    run = (number // blocks).to(tl.int64)
+    n = (number % blocks) * ROWS + tl.arange(0, ROWS)
     row, head = n // (2 * H), n % (2 * H)
     e = tl.arange(0, WIDTH)
     mask = (row < M)[:, None] & (e < half)[None, :]
@@ -149,16 +156,17 @@ def _forward(
     tl.store(qk + place + half, right.to(left_in.dtype), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("flip",))
 def _backward(
     dq, dk, qkv, out, rstd, cos, sin, gain, partial, M, H, T, blocks, half, d_run, d_row,
-    gain_stride,
+    gain_stride, flip,
     ROTATE: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, LOOPS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):  # fmt: skip
-    run = (tl.program_id(0) // (2 * blocks)).to(tl.int64)
-    kind = (tl.program_id(0) // blocks) % 2
-    block = tl.program_id(0) % blocks
+    number = program(flip)
+    run = (number // (2 * blocks)).to(tl.int64)
+    kind = (number // blocks) % 2
+    block = number % blocks
     e = tl.arange(0, WIDTH)
     if NORM:
         g = gain + run * gain_stride + kind * 2 * half + e
@@ -200,6 +208,6 @@ def _backward(
         tl.store(out + place, d_left.to(d_in.dtype), mask=mask)
         tl.store(out + place + half, d_right.to(d_in.dtype), mask=mask)
     if NORM:
-        first = tl.program_id(0).to(tl.int64) * 2 * half
+        first = number.to(tl.int64) * 2 * half
         tl.store(partial + first + e, tl.sum(dg_left, axis=0), mask=e < half)
         tl.store(partial + first + half + e, tl.sum(dg_right, axis=0), mask=e < half)
