@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wesar_sweep.kernels.fused import attention, linear
+from wesar_sweep.kernels.fused import attention, linear, prediction
 from wesar_sweep.training.stack import Stack, StackTraits
 
 METHODS = (
@@ -46,6 +46,7 @@ def by_hand(request, monkeypatch):
     if request.param:
         monkeypatch.setattr(linear, "supported", lambda *shape: True)
         monkeypatch.setattr(attention, "use_fused", lambda *shape: True)
+        monkeypatch.setattr(prediction, "supported", lambda width, ffn, V, dtype: V <= 256)
     return request.param
 
 

@@ -83,6 +83,7 @@ def checks() -> list[Check]:
         Check("linear (forward)", _linear_forward, _ROUNDED),
         Check("linear (backward)", _linear_backward, _ROUNDED),
         Check("optimizer", _optimizer, _ROUNDED),
+        Check("prediction", _prediction, _ROUNDED),
         Check("rms_norm", _rms_norm, _ROUNDED),
         Check("rope", _rope, _ROUNDED),
         Check("swiglu", _swiglu, _ROUNDED),
@@ -284,6 +285,35 @@ def _linear_cross_entropy(device: torch.device, dtype: torch.dtype) -> float:
         h, w, target, z_loss, scale=1 / s.M, dw_out_KVD=got_dw, rows=s.M // 2 + 1
     )
     return _worst([(got_nll, nll.detach()), (got_z, z.detach()), (got_dh, dh), (got_dw, dw)])
+
+
+def _prediction(device: torch.device, dtype: torch.dtype) -> float:
+    from wesar_sweep.kernels.fused import prediction as fused
+
+    make = _Maker(device, dtype)
+    s = make.shape
+    V = min(s.V, 250)
+    x, gain, w = make(s.K, s.M, s.D), make.in_row(s.K, s.D), make.in_row(s.K, V, s.D)
+    target, z_loss = make.tokens(s.K, s.M, below=V), _z_losses(make)
+    h = rms_norm.reference(x.float(), gain.float())
+    logit = _leaf(h @ w.float().mT)
+    nll, _, total = _losses(logit, target, z_loss)
+    (dlogit,) = torch.autograd.grad(total / s.M, logit)
+    alone = fused.loss(x, gain, w, target, None, scale=None)[0]
+    peaks: list[Tensor] = []
+    got_nll, got_dlogit, got_h, rstd = fused.loss(
+        x, gain, w, target, z_loss, scale=1 / s.M, peaks=peaks
+    )
+    return _worst(
+        [
+            (got_nll, nll.detach()),
+            (alone, nll.detach()),
+            (got_dlogit, dlogit),
+            (got_h, h),
+            (rstd, _rstd(x)),
+            (peaks[0], logit.detach().abs().amax(dim=(1, 2))),
+        ]
+    )
 
 
 def _data_order(device: torch.device, dtype: torch.dtype) -> float:

@@ -25,6 +25,7 @@ from wesar_sweep.kernels.fused import (
     feed_forward,
     library_attention,
     linear,
+    prediction,
     rms_norm,
     rope,
 )
@@ -125,6 +126,7 @@ class FusedDecoder:
         self._layout = layout
         self._direction = _Direction()
         self._narrow = linear.supported(a.width, a.ffn_width, dtype)
+        self._one_prediction = prediction.supported(a.width, a.ffn_width, a.vocabulary, dtype)
         self._own_attention = attention.use_fused(a.context, a.head_width, dtype)
         self._heads = _Heads(heads=a.heads, head_width=a.head_width, context=a.context)
         self._rotation: tuple[Tensor, Tensor] | None = None
@@ -365,7 +367,12 @@ class FusedDecoder:
         x_KMD, _ = self._embed(views, token_KM, switches)
         x_KMD, delta_KMD = self._layers(views, x_KMD, keep=None, taps=None)
         gain_KD = views.norms[-1]
-        if self._a.vocabulary > FULL_LOGITS_VOCABULARY:
+        if self._one_prediction:
+            nll_KM, _, _, _ = prediction.loss(
+                x_KMD, gain_KD, views.predict_KVD, target_KM, None, scale=None,
+                reverse=self._direction.turn(),
+            )  # fmt: skip
+        elif self._a.vocabulary > FULL_LOGITS_VOCABULARY:
             _, h_KMD, _ = rms_norm.forward(x_KMD, gain_KD, delta_KMD)
             nll_KM = cross_entropy.linear_loss(h_KMD, views.predict_KVD, target_KM)
         else:
@@ -433,21 +440,26 @@ class FusedDecoder:
                 partial_KBD=last_NKBD[0], reverse=self._direction.turn(),
             )  # fmt: skip
         else:
-            logit_KMV, last = self._project(x_KMD, delta_KMD, gain_KD, views.predict_KVD)
+            if self._one_prediction:
+                nll_KM, dl_KMV, normed_KMD, rstd_KM = prediction.loss(
+                    x_KMD, gain_KD, views.predict_KVD, target_KM, z_loss_K, scale=scale,
+                    peaks=None if taps is None else taps.max_output_logit,
+                    reverse=self._direction.turn(),
+                )  # fmt: skip
+                assert dl_KMV is not None and normed_KMD is not None
+                last = _Projected(x_KMD, normed_KMD, rstd_KM)
+            else:
+                logit_KMV, last = self._project(x_KMD, delta_KMD, gain_KD, views.predict_KVD)
+                if taps is not None:
+                    taps.max_output_logit.append(logit_KMV.abs().amax(dim=(1, 2)).float())
+                nll_KM, _, dl_KMV = cross_entropy.forward_backward(
+                    logit_KMV, target_KM, z_loss_K, scale=scale, out=logit_KMV,
+                    reverse=self._direction.turn(),
+                )  # fmt: skip
             rstd_KM = last.rstd_KM
-            if taps is not None:
-                taps.max_output_logit.append(logit_KMV.abs().amax(dim=(1, 2)).float())
-            nll_KM, _, dlogit_KMV = cross_entropy.forward_backward(
-                logit_KMV,
-                target_KM,
-                z_loss_K,
-                scale=scale,
-                out=logit_KMV,
-                reverse=self._direction.turn(),
-            )
-            self._direction.product(dlogit_KMV.mT, last.h_KMD, out=into.predict_KVD)
+            self._direction.product(dl_KMV.mT, last.h_KMD, out=into.predict_KVD)
             dx_KMD = self._project_backward(
-                dlogit_KMV, views.predict_KVD, gain_KD, last, None, last_NKBD[0]
+                dl_KMV, views.predict_KVD, gain_KD, last, None, last_NKBD[0]
             )
         if taps is not None:
             taps.residual_rms.append(_rms_of(rstd_KM))

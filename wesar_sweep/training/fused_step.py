@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from wesar_sweep.config.study import Precision
+from wesar_sweep.kernels.adamw import AdamW
 from wesar_sweep.kernels.fused import compiling, data_order, optimizer
 from wesar_sweep.model.decoder import EmbeddingSwitches, Taps
 from wesar_sweep.model.fused_decoder import FusedDecoder
@@ -52,6 +53,7 @@ class FusedStep:
         a = stack.architecture
         assert a.batch % micro_batches == 0, (a.batch, micro_batches)
         self._stack, self._train_S, self._capture = stack, train_S, capture
+        self._side = torch.cuda.Stream(stack.device) if stack.device.type == "cuda" else None
         self._sequences = a.batch // micro_batches
         self._micro_batches = micro_batches
         self._decoder = FusedDecoder(
@@ -170,6 +172,15 @@ class FusedStep:
         switches = stack.table.switches(scale=traits.scaled_embed, normalise=traits.embed_norm)
         self._decoder.loss(stack.rows.effective_KP, token_KM, token_KM, switches=switches)
 
+    def _schedule(self) -> AdamW:
+        """Hyperparameters of this step: some forty tiny kernels, which no pass waits for."""
+        if self._side is None:
+            return self._stack.table.adamw()
+        # Both ways, since the memory of the last step's is taken again.
+        self._side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side):
+            return self._stack.table.adamw()
+
     @torch.no_grad()
     def _update(self, *, probe: bool) -> dict[str, Tensor] | None:
         """One update of every slot."""
@@ -179,6 +190,7 @@ class FusedStep:
         traits = stack.traits
         switches = table.switches(scale=traits.scaled_embed, normalise=traits.embed_norm)
         z_loss_K = table.z_loss_K if traits.z_loss else None
+        adamw = self._schedule()
         nll_K: Tensor | None = None
         for part in range(self._micro_batches):
             token_KM, target_KM = data_order.gather(
@@ -204,13 +216,15 @@ class FusedStep:
         assert nll_K is not None
         effective_norm = rows.matrix_norms(rows.effective_KP) if probe else None
         gate_KM = rows.gates_KM() if probe else None
+        if self._side is not None:
+            torch.cuda.current_stream().wait_stream(self._side)
         update = optimizer.update(
             rows.parameter_KP,
             stack.first_KP,
             stack.second_KP,
             self._gradient_KQ,
             rows.effective_KP,
-            adamw=table.adamw(),
+            adamw=adamw,
             places=self._places,
             forms=optimizer.Forms(rows.form_KM, rows.gate_trains_KM, rows.left, rows.right),
         )

@@ -41,11 +41,12 @@ class Tiles:
     num_stages: int
 
 
-_FORWARD = Tiles(64, 64, 4, 3)
+_FORWARD = Tiles(128, 64, 8, 4)
 _TURNED = Tiles(64, 64, 4, 2)
 _LINEAR_ADD = Tiles(64, 64, 4, 2)
 _GELU_LINEAR_ADD = Tiles(64, 64, 4, 3)
-_BACKWARD = Tiles(64, 64, 4, 3)
+_GELU_BACKWARD = Tiles(64, 64, 4, 3)
+_NORM_BACKWARD = Tiles(64, 64, 4, 4)
 """The best of those tried on an H200 at width 128; see docs/LOG.md."""
 
 
@@ -177,7 +178,7 @@ def gelu_linear_backward(
         (gradient of u [K, M, F]; gelu(u), for the weight's gradient).
     """
     (K, M, F), D = u_KMF.shape, dy_KMD.shape[2]
-    t = tiles_ or _BACKWARD
+    t = tiles_ or _GELU_BACKWARD
     du_KMF, a_KMF = torch.empty_like(u_KMF), torch.empty_like(u_KMF)
     blocks = triton.cdiv(M, t.rows)
     _gelu_linear_backward[(K * blocks,)](
@@ -219,7 +220,7 @@ def linear_norm_backward(
         Gradient of x [K, M, I].
     """
     (K, M, I), O = x_KMI.shape, dy_KMO.shape[2]
-    t = tiles_ or _BACKWARD
+    t = tiles_ or _NORM_BACKWARD
     dx_KMI = torch.empty_like(x_KMI)
     blocks = triton.cdiv(M, t.rows)
     assert partial_KBI.shape == (K, blocks, I)
@@ -235,7 +236,7 @@ def linear_norm_backward(
 
 def partial_sums(rows: int) -> int:
     """Partial sums a run of the gain's gradient that `linear_norm_backward` leaves."""
-    return triton.cdiv(rows, _BACKWARD.rows)
+    return triton.cdiv(rows, _NORM_BACKWARD.rows)
 
 
 @triton.jit(do_not_specialize=("flip",))
