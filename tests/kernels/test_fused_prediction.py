@@ -111,12 +111,13 @@ def test_where_it_is_used():
     assert not prediction.supported(128, 512, 256, torch.float32)
 
 
-def test_compiles_for_hopper_without_spills():
+def test_compiles_for_hopper_into_wide_products():
     (kernel,) = compile_calls("""
         from wesar_sweep.kernels.fused import prediction
         x, gain, w = meta(256, 2048, 128), meta(256, 128), meta(256, 256, 128)
         target = meta(256, 2048, dtype=torch.int32)
         prediction.loss(x, gain, w, target, None, scale=0.001)
     """)
-    assert kernel.stack_bytes == 0
+    # A row of logits fills the registers; shapes that spill nothing ran slower (docs/LOG.md).
+    assert kernel.stack_bytes <= 64
     assert "wgmma.mma_async" in kernel.ptx

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from wesar_sweep.config.study import Precision
-from wesar_sweep.kernels.adamw import AdamW
 from wesar_sweep.kernels.fused import compiling, data_order, optimizer
 from wesar_sweep.model.decoder import EmbeddingSwitches, Taps
 from wesar_sweep.model.fused_decoder import FusedDecoder
@@ -53,7 +52,6 @@ class FusedStep:
         a = stack.architecture
         assert a.batch % micro_batches == 0, (a.batch, micro_batches)
         self._stack, self._train_S, self._capture = stack, train_S, capture
-        self._side = torch.cuda.Stream(stack.device) if stack.device.type == "cuda" else None
         self._sequences = a.batch // micro_batches
         self._micro_batches = micro_batches
         self._decoder = FusedDecoder(
@@ -84,6 +82,8 @@ class FusedStep:
         )
         self._history_S2K = torch.zeros(MOST_STEPS, 2, stack.slots, device=stack.device)
         self._cursor = torch.zeros(1, dtype=torch.int64, device=stack.device)
+        # The schedules' some forty small kernels are run once a block, not once a step.
+        self._lr_SK = torch.zeros(MOST_STEPS, stack.slots, device=stack.device)
         self._places = _places(stack.rows.layout)
         pinned = stack.device.type == "cuda"
         self._host = [torch.zeros(MOST_STEPS, 2, stack.slots, pin_memory=pinned) for _ in range(2)]
@@ -101,6 +101,7 @@ class FusedStep:
         if began is not None:
             began.record()
         self._cursor.zero_()
+        self._lr_SK[:steps] = self._stack.table.lr_SK(steps)
         records = []
         for offset in range(steps):
             probes = self._advance(probe=offset in probed)
@@ -172,15 +173,6 @@ class FusedStep:
         switches = stack.table.switches(scale=traits.scaled_embed, normalise=traits.embed_norm)
         self._decoder.loss(stack.rows.effective_KP, token_KM, token_KM, switches=switches)
 
-    def _schedule(self) -> AdamW:
-        """Hyperparameters of this step: some forty tiny kernels, which no pass waits for."""
-        if self._side is None:
-            return self._stack.table.adamw()
-        # Both ways, since the memory of the last step's is taken again.
-        self._side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._side):
-            return self._stack.table.adamw()
-
     @torch.no_grad()
     def _update(self, *, probe: bool) -> dict[str, Tensor] | None:
         """One update of every slot."""
@@ -190,7 +182,6 @@ class FusedStep:
         traits = stack.traits
         switches = table.switches(scale=traits.scaled_embed, normalise=traits.embed_norm)
         z_loss_K = table.z_loss_K if traits.z_loss else None
-        adamw = self._schedule()
         nll_K: Tensor | None = None
         for part in range(self._micro_batches):
             token_KM, target_KM = data_order.gather(
@@ -216,15 +207,13 @@ class FusedStep:
         assert nll_K is not None
         effective_norm = rows.matrix_norms(rows.effective_KP) if probe else None
         gate_KM = rows.gates_KM() if probe else None
-        if self._side is not None:
-            torch.cuda.current_stream().wait_stream(self._side)
         update = optimizer.update(
             rows.parameter_KP,
             stack.first_KP,
             stack.second_KP,
             self._gradient_KQ,
             rows.effective_KP,
-            adamw=adamw,
+            adamw=table.adamw(self._lr_SK.index_select(0, self._cursor)[0]),
             places=self._places,
             forms=optimizer.Forms(rows.form_KM, rows.gate_trains_KM, rows.left, rows.right),
         )

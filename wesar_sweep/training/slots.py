@@ -92,9 +92,9 @@ class SlotTable:
         """One more update is done in every slot."""
         self._int("step").add_(1)
 
-    def adamw(self) -> AdamW:
-        """The optimizer's hyperparameters at the present step."""
-        step_K = self.step_K.float()
+    def lr_SK(self, steps: int) -> Tensor:
+        """Learning rate of the present step and those after it, float32 [steps, K]."""
+        ahead_S1 = torch.arange(steps, device=self._int_IK.device).unsqueeze(1)
         schedules = Schedules(
             code_K=self._int("schedule"),
             warmup_K=self._float("warmup"),
@@ -102,14 +102,22 @@ class SlotTable:
             final_ratio_K=self._float("final_lr_ratio"),
             decay_fraction_K=self._float("decay_fraction"),
         )
+        return self._float("lr") * factor((self.step_K + ahead_S1).float(), schedules)
+
+    def adamw(self, lr_K: Tensor | None = None) -> AdamW:
+        """The optimizer's hyperparameters at the present step.
+
+        Args:
+            lr_K: The learning rates, where they are known already.
+        """
         return AdamW(
-            lr_K=self._float("lr") * factor(step_K, schedules),
+            lr_K=self.lr_SK(1)[0] if lr_K is None else lr_K,
             beta1_K=self._float("beta1"),
             beta2_K=self._float("beta2"),
             eps_K=self._float("eps"),
             weight_decay_K=self._float("weight_decay"),
             clip_K=self._float("clip"),
-            step_K=step_K + 1,
+            step_K=(self.step_K + 1).float(),
         )
 
     def switches(

@@ -36,7 +36,8 @@ class Tiles:
     """Most a thread takes; None leaves it to the compiler."""
 
 
-_TILES = Tiles(64, 8, None)
+_TILES = Tiles(64, 4, None)
+"""The best of eight on an H200 at width 128 and vocabulary 256."""
 
 
 def supported(width: int, ffn_width: int, vocabulary: int, dtype: torch.dtype) -> bool:
