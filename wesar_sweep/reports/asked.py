@@ -53,12 +53,13 @@ def question(study: Study) -> list[Fact]:
     facts.append(("pruner", f"{pruner.name}{_options(pruner.options)}" if pruner else "none"))
     facts.append(("objectives", ", ".join(study.objectives)))
     words = {"stdlib": "Python's standard library", "text": "text files", "synthetic": "synthetic"}
-    detail = ""
+    detail, held_out = "", f"{data.held_out:.0%} held out for validation"
     if isinstance(data, TextData):
         detail = f" ({', '.join(data.paths)})"
+        if data.validation:
+            held_out = f"validation on {', '.join(data.validation)}"
     if isinstance(data, SyntheticData):
         detail = f" (Markov chain of {data.symbols} symbols)"
-    held_out = f"{data.held_out:.0%} held out for validation"
     facts.append(("data", f"{words[data.source]}{detail}; {held_out}"))
     moments = [f"every {study.evaluation.every} steps"] if study.evaluation.every else []
     moments += [f"after {step} steps" for step in study.evaluation.at]
