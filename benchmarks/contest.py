@@ -81,13 +81,17 @@ def random(*shape: int, like: tuple[torch.device, torch.dtype], scale: float = 1
 def neighbours(chosen: Any, *, most: int = 40) -> list[Any]:
     """Tiles worth trying beside the chosen ones: each field halved and doubled, two at a time.
 
-    Fields are powers of two but for `num_stages`; `num_warps` is kept between 1 and 16.
+    Fields are powers of two but for `num_stages` and `registers`; `num_warps` is kept between 1 and
+    16.
     """
-    moves: list[tuple[str, int]] = []
+    moves: list[tuple[str, int | None]] = []
     for part in fields(chosen):
         value = getattr(chosen, part.name)
         if part.name == "num_stages":
-            others = [n for n in (1, 2, 3, 4, 5) if n != value]
+            others: list[int | None] = [n for n in (1, 2, 3, 4, 5) if n != value]
+        elif part.name == "registers":
+            # Of 65,536 a multiprocessor: what lets 4, 3 and 2 programs of 128 threads onto it.
+            others = [n for n in (None, 128, 168, 255) if n != value]
         else:
             least, largest = (1, 16) if part.name == "num_warps" else (1, 4096)
             others = [n for n in (value // 2, value * 2) if least <= n <= largest]

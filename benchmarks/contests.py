@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import contests_of_attention as attentions
 import contests_of_products as products
 import contests_of_rows as rows
 import torch
@@ -12,6 +13,7 @@ from gpu import Case
 
 CONTESTS: Mapping[str, Build] = {
     "norm_qkv": products.norm_qkv,
+    "norm_qkv_rotated": products.norm_qkv_rotated,
     "norm_up": products.norm_up,
     "linear_add": products.linear_add,
     "gelu_linear_add": products.gelu_linear_add,
@@ -19,8 +21,9 @@ CONTESTS: Mapping[str, Build] = {
     "rope": rows.rope,
     "gelu": rows.gelu,
     "swiglu": rows.swiglu,
-    "attention": products.attention,
-    "library_attention": products.library_attention,
+    "attention": attentions.attention,
+    "rotated_attention": attentions.rotated_attention,
+    "library_attention": attentions.library_attention,
     "cross_entropy": rows.cross_entropy,
     "linear_cross_entropy": rows.linear_cross_entropy,
     "embedding": rows.embedding,
@@ -36,9 +39,9 @@ def takes(op: str, case: Case, dtype: torch.dtype) -> bool:
     from wesar_sweep.model.fused_decoder import FULL_LOGITS_VOCABULARY
 
     a = case.architecture
-    if op in ("norm_qkv", "norm_up", "linear_add", "gelu_linear_add"):
+    if op in ("norm_qkv", "norm_qkv_rotated", "norm_up", "linear_add", "gelu_linear_add"):
         return linear.supported(a.width, a.ffn_width, dtype)
-    if op == "attention":
+    if op in ("attention", "rotated_attention"):
         return fused_attention.use_fused(a.context, a.head_width, dtype)
     if op.endswith("cross_entropy"):
         return (op == "cross_entropy") == (a.vocabulary <= FULL_LOGITS_VOCABULARY)

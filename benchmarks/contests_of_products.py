@@ -1,108 +1,64 @@
-"""Contests of ops with matrix products inside, attention among them, and of the optimizer pass."""
+"""Contests of ops with matrix products inside, attention apart, and of the optimizer pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+import triton
 from contest import Contest, Work, random
+from contests_of_attention import rotate
 from gpu import Case
 from torch import Tensor
 
-from wesar_sweep.kernels import attention as attention_reference
 from wesar_sweep.kernels import rms_norm as rms_norm_reference
-
-
-def attention(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
-    """Attention of rotated queries and keys, against torch's."""
-    from wesar_sweep.kernels.fused import attention as fused
-
-    a = case.architecture
-    K, M, D = case.slots, a.tokens_per_step, a.width
-    shape = {"heads": a.heads, "head_width": a.head_width, "context": a.context}
-    qkv = random(K, M, 3 * D, like=(device, dtype))
-    q, k, v = qkv.chunk(3, dim=2)
-    out = torch.empty_like(qkv)
-    kept: dict[str, Tensor] = {}
-
-    def forward(tiles: Any = None) -> tuple[Tensor, ...]:
-        kept["y"], kept["lse"] = fused.forward(q, k, v, tiles_=tiles, **shape)
-        return (kept["y"],)
-
-    def backward(grads: Sequence[Tensor], tiles: Any = None) -> tuple[Tensor, ...]:
-        y, lse = kept["y"], kept["lse"]
-        fused.backward(grads[0], q, k, v, y, lse, out=out, tiles_=tiles, **shape)
-        return (out,)
-
-    grads = [random(K, M, D, like=(device, dtype))]
-    elements = K * M * D * qkv.element_size()
-    scores = K * a.batch * a.heads * a.context**2 // 2
-    return Contest(
-        op="attention",
-        case=case,
-        inputs={"qkv_KMX": qkv},
-        reference=_attention_of(case),
-        forward=forward,
-        work=Work(4 * elements, 4.0 * scores * a.head_width),
-        wrt=("qkv_KMX",),
-        backward=backward,
-        backward_work=Work(8 * elements, 10.0 * scores * a.head_width),
-        tiles={
-            "forward": lambda t: lambda: forward(t),
-            "backward": lambda t: lambda: backward(grads, t),
-        },
-        chosen=dict.fromkeys(("forward", "backward"), fused.tiles(a.context, a.head_width)),
-    )
-
-
-def _attention_of(case: Case) -> Callable[..., tuple[Tensor, ...]]:
-    a = case.architecture
-
-    def reference(qkv_KMX: Tensor) -> tuple[Tensor, ...]:
-        heads = qkv_KMX.unflatten(2, (3, a.heads, a.head_width)).unflatten(1, (-1, a.context))
-        y_KBTHE = attention_reference.attention(*heads.unbind(3))
-        return (y_KBTHE.flatten(3, 4).flatten(1, 2),)
-
-    return reference
-
-
-def library_attention(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
-    """The library's attention as the decoder reaches it, packed gradients included."""
-    from wesar_sweep.kernels.fused import library_attention as fused
-
-    a = case.architecture
-    K, M, D = case.slots, a.tokens_per_step, a.width
-    shape = {"heads": a.heads, "head_width": a.head_width, "context": a.context}
-    qkv = random(K, M, 3 * D, like=(device, dtype))
-    out, ones = torch.empty_like(qkv), torch.ones(K, M, D, device=device, dtype=dtype)
-
-    def forward() -> tuple[Tensor, ...]:
-        y, tape = fused.forward(*qkv.chunk(3, dim=2), **shape)
-        gradients = fused.backward(ones, tape, **shape)
-        for into, gradient in zip(out.chunk(3, dim=2), gradients, strict=True):
-            into.copy_(gradient)
-        return y, out
-
-    elements = K * M * D * qkv.element_size()
-    scores = K * a.batch * a.heads * a.context**2 // 2
-    return Contest(
-        op="library_attention",
-        case=case,
-        inputs={"qkv_KMX": qkv},
-        reference=_attention_of(case),
-        forward=forward,
-        work=Work(12 * elements, 14.0 * scores * a.head_width),
-        wrt=("qkv_KMX",),
-        joint=True,
-    )
+from wesar_sweep.kernels import rope as rope_reference
 
 
 def norm_qkv(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
     """Norm and product to queries, keys and values; gradients by x and gain, residual included."""
     return _norm_linear("norm_qkv", case, 3 * case.width, device, dtype)
+
+
+def norm_qkv_rotated(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
+    """The same with queries and keys rotated inside; backward attention rotates, not this op."""
+    from wesar_sweep.kernels.fused import linear as fused
+    from wesar_sweep.kernels.fused import rms_norm as fused_norm
+    from wesar_sweep.kernels.fused import rope as fused_rope
+
+    a = case.architecture
+    K, M, D = case.slots, a.tokens_per_step, a.width
+    rotation = rope_reference.tables(a.context, a.head_width, device=device)
+    x, gain, w = _norm_linear_inputs(case, 3 * D, device, dtype)
+
+    def reference(x_KMD: Tensor, gain_KD: Tensor, w_KOD: Tensor) -> tuple[Tensor, ...]:
+        h_KMD = rms_norm_reference.reference(x_KMD, gain_KD)
+        return (rotate(torch.bmm(h_KMD, w_KOD.transpose(1, 2)), case, rotation),)
+
+    def forward(tiles: Any = None) -> tuple[Tensor, ...]:
+        return (fused.norm_linear(x, gain, w, rotation=rotation, tiles_=tiles)[0],)
+
+    def apart() -> object:
+        _, h, _ = fused_norm.forward(x, gain)
+        qkv = torch.bmm(h, w.transpose(1, 2))
+        return fused_rope.forward(
+            qkv, *rotation, heads=a.heads, head_width=a.head_width, context=a.context
+        )
+
+    return Contest(
+        op="norm_qkv_rotated",
+        case=case,
+        inputs={"x_KMD": x, "gain_KD": gain, "w_KOD": w},
+        reference=reference,
+        forward=forward,
+        work=Work((5 * K * M * D + w.numel()) * x.element_size(), 2.0 * K * M * D * 3 * D),
+        apart={"forward": apart},
+        tiles={"forward": lambda t: lambda: forward(t)},
+        chosen={"forward": fused._TURNED},
+    )
 
 
 def norm_up(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
@@ -118,8 +74,7 @@ def _norm_linear(
 
     K, M, D = case.slots, case.batch * case.context, case.width
     like = (device, dtype)
-    x, w = random(K, M, D, like=like), random(K, outputs, D, like=like, scale=D**-0.5)
-    gain = random(K, D, like=like, scale=0.1) + 1
+    x, gain, w = _norm_linear_inputs(case, outputs, device, dtype)
 
     def reference(x_KMD: Tensor, gain_KD: Tensor, w_KOD: Tensor) -> tuple[Tensor, ...]:
         h_KMD = rms_norm_reference.reference(x_KMD, gain_KD)
@@ -133,9 +88,12 @@ def _norm_linear(
         return y, x
 
     def backward(grads: Sequence[Tensor], tiles: Any = None) -> tuple[Tensor, ...]:
-        return fused.linear_norm_backward(
-            grads[0], w, x, kept["rstd"], gain, grads[1], tiles_=tiles
+        t = tiles or fused._BACKWARD
+        parts = x.new_empty(K, triton.cdiv(M, t.rows), D, dtype=torch.float32)
+        dx = fused.linear_norm_backward(
+            grads[0], w, x, kept["rstd"], gain, grads[1], partial_KBI=parts, tiles_=t
         )
+        return dx, fused_norm.sum_partials(parts)
 
     def forward_apart() -> object:
         _, h, _ = fused_norm.forward(x, gain)
@@ -143,7 +101,9 @@ def _norm_linear(
 
     def backward_apart() -> object:
         dh = torch.bmm(grads[0], w)
-        return fused_norm.backward(dh, x, kept["rstd"], gain, grads[1])
+        parts = x.new_empty(K, fused_norm.partial_sums(K, M, D), D, dtype=torch.float32)
+        dx = fused_norm.backward(dh, x, kept["rstd"], gain, grads[1], partial_KBD=parts)
+        return dx, fused_norm.sum_partials(parts)
 
     grads = [random(K, M, outputs, like=like), random(K, M, D, like=like)]
     size = x.element_size()
@@ -163,8 +123,18 @@ def _norm_linear(
             "forward": lambda t: lambda: forward(t)[0],
             "backward": lambda t: lambda: backward(grads, t),
         },
-        chosen=_linear_tiles(),
+        chosen={"forward": fused._FORWARD, "backward": fused._BACKWARD},
     )
+
+
+def _norm_linear_inputs(
+    case: Case, outputs: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Residual stream, gain and weights."""
+    K, M, D = case.slots, case.batch * case.context, case.width
+    like = (device, dtype)
+    x, w = random(K, M, D, like=like), random(K, outputs, D, like=like, scale=D**-0.5)
+    return x, random(K, D, like=like, scale=0.1) + 1, w
 
 
 def linear_add(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
@@ -185,15 +155,19 @@ def linear_add(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
         inputs={"x_KMD": x, "w_KDD": w, "residual_KMD": residual},
         reference=reference,
         forward=lambda: (fused.linear_add(x, w, residual),),
-        work=Work(3 * x.numel() * x.element_size(), 2.0 * x.numel() * D),
+        work=Work((3 * x.numel() + w.numel()) * x.element_size(), 2.0 * x.numel() * D),
         apart={"forward": lambda: torch.baddbmm(residual, x, w.transpose(1, 2))},
         tiles={"forward": lambda t: lambda: fused.linear_add(x, w, residual, tiles_=t)},
-        chosen=_linear_tiles(),
+        chosen={"forward": fused._LINEAR_ADD},
     )
 
 
 def gelu_linear_add(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
-    """Activation, product down and residual add; the gradient by what was activated."""
+    """Activation, product down and residual add; the gradient by what was activated.
+
+    The weight's gradient needs the activation: the op makes it again as it goes back, where its
+    parts have kept it, so their backward pass does not write it.
+    """
     from wesar_sweep.kernels.fused import feed_forward as fused_feed_forward
     from wesar_sweep.kernels.fused import linear as fused
 
@@ -215,7 +189,7 @@ def gelu_linear_add(case: Case, device: torch.device, dtype: torch.dtype) -> Con
 
     def backward_apart() -> object:
         da = torch.bmm(grads[0], w)
-        return fused_feed_forward.gelu_backward(da, u, with_activation=True)
+        return fused_feed_forward.gelu_backward(da, u)
 
     grads = [random(K, M, D, like=like)]
     size, flops = u.element_size(), 2.0 * u.numel() * D
@@ -225,23 +199,17 @@ def gelu_linear_add(case: Case, device: torch.device, dtype: torch.dtype) -> Con
         inputs={"u_KMF": u, "w_KDF": w, "residual_KMD": residual},
         reference=reference,
         forward=lambda: (fused.gelu_linear_add(u, w, residual),),
-        work=Work((u.numel() + 2 * residual.numel()) * size, flops),
+        work=Work((u.numel() + 2 * residual.numel() + w.numel()) * size, flops),
         wrt=("u_KMF",),
         backward=backward,
-        backward_work=Work((3 * u.numel() + residual.numel()) * size, flops),
+        backward_work=Work((3 * u.numel() + residual.numel() + w.numel()) * size, flops),
         apart={"forward": forward_apart, "backward": backward_apart},
         tiles={
             "forward": lambda t: lambda: fused.gelu_linear_add(u, w, residual, tiles_=t),
             "backward": lambda t: lambda: backward(grads, t),
         },
-        chosen=_linear_tiles(),
+        chosen={"forward": fused._GELU_LINEAR_ADD, "backward": fused._BACKWARD},
     )
-
-
-def _linear_tiles() -> dict[str, Any]:
-    from wesar_sweep.kernels.fused import linear as fused
-
-    return {"forward": fused._FORWARD, "backward": fused._BACKWARD}
 
 
 def optimizer(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:

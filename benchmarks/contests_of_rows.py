@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import triton
 from contest import Contest, Work, random
 from gpu import Case, tokens
 from torch import Tensor
@@ -19,7 +20,7 @@ from wesar_sweep.kernels import rope as rope_reference
 
 
 def rms_norm(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
-    """Residual add, then norm; both ways."""
+    """Residual add, then norm; both ways, the sum over the gain's gradient included."""
     from wesar_sweep.kernels.fused import rms_norm as fused
 
     K, M, D = case.slots, case.batch * case.context, case.width
@@ -38,10 +39,12 @@ def rms_norm(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
         return kept["sum"], y
 
     def backward(grads: Sequence[Tensor], tiles: Any = None) -> tuple[Tensor, ...]:
-        dx, dgain = fused.backward(
-            grads[1], kept["sum"], kept["rstd"], gain, grads[0], tiles_=tiles
+        t = tiles or chosen
+        parts = x.new_empty(K, triton.cdiv(M, t.rows * t.loops), D, dtype=torch.float32)
+        dx = fused.backward(
+            grads[1], kept["sum"], kept["rstd"], gain, grads[0], partial_KBD=parts, tiles_=t
         )
-        return dx, dx, dgain
+        return dx, dx, fused.sum_partials(parts)
 
     def liger(x_KMD: Tensor, delta_KMD: Tensor, gain_KD: Tensor) -> tuple[Tensor, ...]:
         from liger_kernel.transformers.functional import liger_fused_add_rms_norm
@@ -58,6 +61,7 @@ def rms_norm(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
         return s, y
 
     grads = [random(K, M, D, like=like) for _ in range(2)]
+    chosen = fused.backward_tiles(D, rows=K * M)
     size = x.element_size()
     return Contest(
         op="rms_norm",
@@ -75,7 +79,7 @@ def rms_norm(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
             "forward": lambda t: lambda: forward(t),
             "backward": lambda t: lambda: backward(grads, t),
         },
-        chosen=dict.fromkeys(("forward", "backward"), fused.tiles(D)),
+        chosen={"forward": fused.tiles(D), "backward": chosen},
     )
 
 
@@ -127,7 +131,7 @@ def rope(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
 
 
 def gelu(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
-    """The exact GELU; its backward pass gives the activation once more."""
+    """The exact GELU."""
     from wesar_sweep.kernels.fused import feed_forward as fused
 
     a = case.architecture
@@ -142,9 +146,8 @@ def gelu(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
         forward=lambda: (fused.gelu_forward(u),),
         work=Work(2 * size),
         wrt=("u_KMF",),
-        backward=lambda grads: (fused.gelu_backward(grads[0], u, with_activation=True)[0],),
-        # With the activation written once more, which the references do not do.
-        backward_work=Work(4 * size),
+        backward=lambda grads: (fused.gelu_backward(grads[0], u),),
+        backward_work=Work(3 * size),
         liger_says="none: its GEGLU is gated and takes the tanh approximation",
     )
 
@@ -176,8 +179,8 @@ def swiglu(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
         forward=lambda: (fused.swiglu_forward(u),),
         work=Work(3 * size),
         wrt=("u_KM2F",),
-        backward=lambda grads: (fused.swiglu_backward(grads[0], u, with_activation=True)[0],),
-        backward_work=Work(6 * size),
+        backward=lambda grads: (fused.swiglu_backward(grads[0], u),),
+        backward_work=Work(5 * size),
         liger=liger,
         liger_inputs={"gate_KMF": gate, "up_KMF": up},
         liger_says="its halves lie apart",

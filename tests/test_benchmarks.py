@@ -23,6 +23,7 @@ import gpu_kernels  # noqa: E402
 import gpu_overhead  # noqa: E402
 import plain_step  # noqa: E402
 import record  # noqa: E402
+from contest import neighbours  # noqa: E402
 
 from wesar_sweep.model import plain  # noqa: E402
 
@@ -178,6 +179,16 @@ def test_each_contest_compares_an_op_with_its_own_reference(op, device):
     found = gpu_kernels.errors(contest)
     assert max(found.values()) <= contest.tolerance, found
     assert len(found) >= 1 + len(contest.wrt)
+
+
+def test_a_sweep_starts_from_the_tiles_that_an_op_takes_by_itself(device):
+    """Their neighbours differ from them in a field or two; a field may be None."""
+    for op in sorted(contests.CONTESTS):
+        made = contests.CONTESTS[op](gpu.TINY, device, torch.float32)
+        assert set(made.tiles) == set(made.chosen), op
+        for tiles in made.chosen.values():
+            chosen, *others = neighbours(tiles)
+            assert chosen == tiles and others and tiles not in others
 
 
 def test_the_gate_sees_a_wrong_kernel(device):
