@@ -15,6 +15,12 @@ from wesar_sweep.config.run import Architecture
 BF16 = 2
 """Bytes an element."""
 
+ONE_KERNEL_VOCABULARY = 256
+"""Up to this one the last norm, prediction and loss of narrow models are one kernel."""
+
+FULL_LOGITS_VOCABULARY = 4096
+"""As in `model.fused_decoder`."""
+
 STATE_BYTES = 40
 """Bytes a parameter and step, whatever the batch: see `state_bytes_a_token`."""
 
@@ -89,50 +95,87 @@ def one_kernel_an_op(a: Architecture) -> Traffic:
 
 
 def engine(a: Architecture, *, narrow: bool) -> Traffic:
-    """What the passes of `model.fused_decoder` read and write, product by product.
+    """What the passes of `model.fused_decoder` read and write, op by op.
+
+    Statistics of rows, parts of the gains' gradients and norms of the embedding output (which some
+    methods have) are left out.
 
     Args:
         a: The shape.
-        narrow: Whether norms, activations and residual adds are part of the products
+        narrow: Whether norms, rotations, activations and residual adds are part of the products
             (`kernels.fused.linear.supported`); otherwise the products are cuBLAS's.
     """
-    D, F, V = a.width, a.ffn_width, a.vocabulary
+    D, F = a.width, a.ffn_width
     U = 2 * F if a.ffn == "swiglu" else F
     layer: dict[str, float] = {
-        "rope": 4 * D,
         "attention": 4 * D,
-        "attention backward": 8 * D,
-        "rope backward": 4 * D,
-        "o backward": 2 * 2 * D,
-        "gradients of qkv, up, down": (3 * D + D) + (U + D) + (D + F),
+        # q, k, v, y, dy to dq, dk, dv.
+        "attention backward": 5 * D + 3 * D,
+        "o backward": 2 * D,
+        "gradients of qkv, o, up, down": (3 * D + D) + 2 * D + (U + D) + (D + F),
+        **_rotation(a, narrow=narrow),
     }
     if narrow:
         layer |= {
             "norm and qkv": D + D + 3 * D,
             "o and add": 3 * D,
             "norm and up": D + D + U,
-            "activation, down and add": (F if U == F else U + 2 * F) + 2 * D,
-            "down and activation backward": D + U + U + F,
             "up and norm backward": U + 3 * D,
             "qkv and norm backward": 3 * D + 3 * D,
         }
-        if U != F:
-            layer["down backward apart"] = 2 * F
     else:
         layer |= {
-            "norms and adds": 2 * 4 * D,
-            "qkv": 4 * D,
+            "norms": 2 * 2 * D,
+            # What is added, and the sum; the norm reads the rest.
+            "adds": 2 * 2 * D,
+            "qkv": D + 3 * D,
             "o": 2 * D,
             "up": D + U,
-            "activation": U + F,
-            "down": F + D,
-            "down backward": D + F,
-            "activation backward": F + U + U + F,
             "up backward": U + D,
-            "qkv backward": 4 * D,
+            "qkv backward": 3 * D + D,
             "norms and adds backward": 2 * 4 * D,
         }
-    return Traffic(layer=layer, ends=_ends(D=D, V=V))
+    if narrow and a.ffn == "gelu":
+        layer |= {
+            "activation, down and add": F + 2 * D,
+            # dx and u to du and the activation, which is made again.
+            "down and activation backward": D + F + 2 * F,
+        }
+    else:
+        layer |= {
+            "activation": U + F,
+            "down and add" if narrow else "down": F + (2 * D if narrow else D),
+            "down backward": D + F,
+            # The activation was kept.
+            "activation backward": F + 2 * U,
+        }
+    return Traffic(layer=layer, ends=_ends_of_engine(a, narrow=narrow))
+
+
+def has_own_attention(a: Architecture) -> bool:
+    """As `kernels.fused.attention.use_fused` says, in bfloat16."""
+    return a.context <= 512 and a.head_width <= 128
+
+
+def turns_inside(a: Architecture) -> bool:
+    """Whether queries and keys are rotated, and other kernels may do it (`linear.turns`)."""
+    power_of_two = a.head_width & (a.head_width - 1) == 0
+    return a.position == "rope" and not a.qk_norm and power_of_two and a.head_width >= 16
+
+
+def _rotation(a: Architecture, *, narrow: bool) -> dict[str, float]:
+    """Head norms and rotation where they are apart, and copies of the library's gradients."""
+    D, inside, own = a.width, turns_inside(a), has_own_attention(a)
+    some = a.position == "rope" or a.qk_norm
+    found: dict[str, float] = {}
+    if some and not (inside and narrow):
+        found["rope"] = 4 * D
+    if some and not (inside and own):
+        # A norm's gradient needs what was normed.
+        found["rope backward"] = (6 if a.qk_norm else 4) * D
+    if not own:
+        found["gradients packed"] = 2 * D if some else 6 * D
+    return found
 
 
 def _ends(*, D: int, V: int) -> dict[str, float]:
@@ -145,6 +188,30 @@ def _ends(*, D: int, V: int) -> dict[str, float]:
         "prediction backward": 2 * (V + D),
         "last norm backward": 3 * D,
         "embedding backward": D,
+    }
+
+
+def _ends_of_engine(a: Architecture, *, narrow: bool) -> dict[str, float]:
+    D, V = a.width, a.vocabulary
+    ends: dict[str, float] = {"embedding": 2 * D, "embedding backward": D}
+    if narrow and V <= FULL_LOGITS_VOCABULARY:
+        ends |= {
+            "gradient of prediction": V + D,
+            # No gradient reaches the stream past the last norm.
+            "prediction and norm backward": V + 2 * D,
+        }
+        if V <= ONE_KERNEL_VOCABULARY:
+            ends["norm, prediction and loss"] = D + D + V
+        else:
+            ends |= {"norm and prediction": D + D + V, "loss both ways": 2 * V}
+        return ends
+    # Of large vocabularies as many, a chunk of rows at a time.
+    return ends | {
+        "last norm": 2 * D,
+        "prediction": D + V,
+        "loss both ways": 2 * V,
+        "prediction backward": 2 * (V + D),
+        "last norm backward": 3 * D,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,9 @@ import plain_step  # noqa: E402
 import record  # noqa: E402
 from contest import neighbours  # noqa: E402
 
-from wesar_sweep.model import plain  # noqa: E402
+from wesar_sweep.kernels.fused import attention as fused_attention  # noqa: E402
+from wesar_sweep.kernels.fused import linear  # noqa: E402
+from wesar_sweep.model import fused_decoder, plain  # noqa: E402
 
 
 @pytest.fixture
@@ -105,12 +108,57 @@ def test_bytes_are_those_counted_by_hand():
     ends = 2 * (11 * 128 + 6 * 256)
     unfused = counts.one_kernel_an_op(SMALL).bytes_a_token(SMALL)
     assert unfused == 4 * 2 * 110 * 128 + ends
-    # Narrow: 20 D + 2 F forward, 32 D + 6 F backward.
+    # Narrow: 16 D + 2 F forward, 28 D + 6 F backward; the ends without logits, 8 D and 3 V.
     narrow = counts.engine(SMALL, narrow=True).bytes_a_token(SMALL)
-    assert narrow == 4 * 2 * (52 * 128 + 8 * 512) + ends
-    assert narrow < counts.engine(SMALL, narrow=False).bytes_a_token(SMALL) < unfused
+    assert narrow == 4 * 2 * (44 * 128 + 8 * 512) + 2 * (8 * 128 + 3 * 256)
+    # Wide: 24 D + 4 F forward, 32 D + 7 F backward; the ends 11 D and 5 V.
+    wide = counts.engine(SMALL, narrow=False).bytes_a_token(SMALL)
+    assert wide == 4 * 2 * (56 * 128 + 11 * 512) + 2 * (11 * 128 + 5 * 256)
+    assert narrow < wide < unfused
     # 851,968 parameters · 40 bytes over 2,048 tokens.
     assert counts.state_bytes_a_token(SMALL) == 40 * 851_968 / 2048
+
+
+def elements_a_layer(*, narrow: bool, **changes: object) -> float:
+    """Of the small model, changed."""
+    return sum(counts.engine(replace(SMALL, **changes), narrow=narrow).layer.values())
+
+
+def test_bytes_follow_what_a_model_has():
+    D, F = SMALL.width, SMALL.ffn_width
+    for narrow in (True, False):
+        usual = elements_a_layer(narrow=narrow)
+        unturned = elements_a_layer(narrow=narrow, position="none")
+        assert usual - unturned == (0 if narrow else 4 * D), "a rotation forward, unless inside"
+        # Head norms: rotation apart both ways, and backward what was normed.
+        normed = elements_a_layer(narrow=narrow, qk_norm=True)
+        assert normed - unturned == 4 * D + 6 * D
+        # The library's attention rotates nothing, and its gradients lie apart: values are copied,
+        # or all three.
+        long = elements_a_layer(narrow=narrow, context=1024)
+        assert long - usual == 4 * D + 2 * D
+        plain = elements_a_layer(narrow=narrow, context=1024, position="none")
+        assert plain - unturned == 6 * D
+    # Gated: u has 2 F instead of F where it is written, and where its gradient is read, twice. The
+    # activation is apart: forward 3 F to make and F to read, not F; backward F written, then 5 F
+    # to read it, u and to write u's gradient, not 3 F.
+    gated = elements_a_layer(narrow=True, ffn="swiglu") - elements_a_layer(narrow=True)
+    assert gated == (1 + 2) * F + (4 - 1) * F + (6 - 3) * F
+    large = replace(SMALL, vocabulary=257)
+    ends = sum(counts.engine(large, narrow=True).ends.values())
+    assert ends == 8 * D + 5 * 257, "logits are written, and read by the loss"
+
+
+@pytest.mark.parametrize("context", [256, 512, 513, 1024])
+@pytest.mark.parametrize("head_width", [8, 16, 24, 64, 96, 128, 256])
+def test_bytes_are_counted_for_the_kernels_that_the_decoder_takes(context, head_width):
+    a = replace(SMALL, context=context, width=2 * head_width, heads=2)
+    assert a.head_width == head_width
+    own = fused_attention.use_fused(context, head_width, torch.bfloat16)
+    assert counts.has_own_attention(a) == own
+    assert counts.turns_inside(a) == linear.turns(head_width)
+    assert not counts.turns_inside(replace(a, qk_norm=True))
+    assert counts.FULL_LOGITS_VOCABULARY == fused_decoder.FULL_LOGITS_VOCABULARY
 
 
 def test_a_case_is_chosen_by_the_start_of_its_name():
