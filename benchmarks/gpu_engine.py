@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,10 @@ from wesar_sweep.config.methods import BUILT_IN_METHODS
 
 CACHES = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH")
 """Where compiled kernels are kept between processes."""
+
+NOT_THE_ENGINE = ("process", "imports", "device")
+"""Parts of the way to the first step that any program of torch has: Python's start, torch's import
+and the device's context (with the engine's modules, which are few beside it)."""
 
 BUDGET_S = 230.0
 """After so long no further case is begun; one takes half a minute."""
@@ -98,7 +102,7 @@ class Table:
 
     def _measure_case(self, case: gpu.Case, plain: Child | None) -> None:
         results, task = self._results, self._engine_task(case)
-        first: dict[str, float] = {}
+        first: dict[str, dict[str, float]] = {}
         with tempfile.TemporaryDirectory() as folder:
             caches = {name: str(Path(folder) / name.lower()) for name in CACHES}
             if self._arguments.no_cold_start:
@@ -135,15 +139,12 @@ class Table:
             "engine", case, method=self._arguments.method, precision=self._arguments.precision
         )
 
-    def _first_step(self, process: Child, cache: str) -> float:
-        marks = process.expect("first_step")["marks"]
-        previous, parts = process.started_at, []
-        for name, at in marks.items():
-            parts.append(f"{name} {at - previous:.1f}")
-            previous = at
-        spent = float(marks["first step"] - process.started_at)
-        self._results.say(f"  first step after {spent:.2f} s, {cache} cache: {', '.join(parts)}")
-        return spent
+    def _first_step(self, process: Child, cache: str) -> dict[str, float]:
+        parts = parts_of(process.expect("first_step")["marks"], since=process.started_at)
+        said = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items())
+        spent = sum(parts.values())
+        self._results.say(f"  first step after {spent:.2f} s, {cache} cache: {said}")
+        return parts
 
     def _require_plausible(self, name: str, case: gpu.Case, loss: float) -> None:
         one_batch = name == "plain"
@@ -155,7 +156,7 @@ class Table:
         case: gpu.Case,
         series: dict[str, list[float]],
         last: dict[str, dict[str, Any]],
-        first: dict[str, float],
+        first: dict[str, dict[str, float]],
     ) -> None:
         a = case.architecture
         matrix, copy = gpu.median(self._matrix), gpu.median(self._copy)
@@ -196,9 +197,9 @@ class Table:
             ratio = case.slots * gpu.median(series["plain"]) / gpu.median(series["engine"])
             figures["engine_over_plain"] = ratio
             row["ratio"] = f"{ratio:.2f}"
-        for cache, seconds in first.items():
-            figures[f"seconds_to_first_step_{cache}"] = seconds
-            row[f"first step {cache} s"] = f"{seconds:.1f}"
+        for cache, parts in first.items():
+            figures |= first_step_figures(parts, cache=cache)
+            row[f"first step {cache} s"] = f"{sum(parts.values()):.1f}"
         self._rows.append(row)
         self._results.record(case.label, **figures)
 
@@ -213,6 +214,37 @@ class Table:
             rows = [{name: row.get(name, "–") for name in names} for row in self._rows]
             self._results.say(gpu.table(rows))
             self._results.say("GiB: most allocated / reserved by torch's allocator")
+
+
+def parts_of(marks: Mapping[str, float], *, since: float) -> dict[str, float]:
+    """Seconds that each part of the way to the first step took.
+
+    Args:
+        marks: When each part was done, in this order.
+        since: When the first began.
+    """
+    return {
+        name: at - before
+        for (name, at), before in zip(marks.items(), (since, *marks.values()), strict=False)
+    }
+
+
+def first_step_figures(parts: Mapping[str, float], *, cache: str) -> dict[str, float]:
+    """The whole way, each part of it, and what is left for the engine.
+
+    Args:
+        parts: From `parts_of`.
+        cache: What kernel cache the process found.
+    """
+    name = f"seconds_to_first_step_{cache}"
+    whole = sum(parts.values())
+    before = sum(parts.get(part, 0.0) for part in NOT_THE_ENGINE)
+    figures = {name: whole, f"{name}_engine": whole - before}
+    for part, seconds in parts.items():
+        # Kernels may be compiled more than once; their number is part of the mark.
+        figure = "_".join([name, *(word for word in part.split() if not word.isdigit())])
+        figures[figure] = figures.get(figure, 0.0) + seconds
+    return figures
 
 
 def _is_narrow(case: gpu.Case) -> bool:

@@ -20,6 +20,7 @@ import contests  # noqa: E402
 import contests_of_rows  # noqa: E402
 import counts  # noqa: E402
 import gpu  # noqa: E402
+import gpu_engine  # noqa: E402
 import gpu_kernels  # noqa: E402
 import gpu_overhead  # noqa: E402
 import plain_step  # noqa: E402
@@ -213,6 +214,34 @@ def test_implausible_losses_stop_a_report():
     assert not gpu.is_plausible(4.0, vocabulary=256), "random tokens cannot be learnt"
     assert gpu.is_plausible(4.0, vocabulary=256, one_batch=True), "one batch can"
     assert not gpu.is_plausible(9.0, vocabulary=256, one_batch=True)
+
+
+def test_the_way_to_the_first_step_is_told_in_parts():
+    """They sum to the whole; the engine's share is without Python, torch and the device."""
+    marks = {
+        "process": 10.1,
+        "imports": 12.1,
+        "device": 12.6,
+        "7 kernels compiled": 13.6,
+        "stack": 13.8,
+        "2 kernels compiled": 14.3,
+        "first step": 15.0,
+    }
+    parts = gpu_engine.parts_of(marks, since=10.0)
+    figures = gpu_engine.first_step_figures(parts, cache="warm")
+    whole = "seconds_to_first_step_warm"
+    assert figures == pytest.approx(
+        {
+            whole: 5.0,
+            f"{whole}_engine": 2.4,
+            f"{whole}_process": 0.1,
+            f"{whole}_imports": 2.0,
+            f"{whole}_device": 0.5,
+            f"{whole}_kernels_compiled": 1.5,
+            f"{whole}_stack": 0.2,
+            f"{whole}_first_step": 0.7,
+        }
+    )
 
 
 def test_the_baseline_rotates_as_the_plain_model_does():
