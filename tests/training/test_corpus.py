@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from wesar_sweep.config.study import StdlibData, SyntheticData, TextData
@@ -195,6 +195,9 @@ def test_few_or_unequal_documents_still_give_two_sides(
     share=st.sampled_from([0.01, 0.1, 0.3, 0.5, 0.9]),
     context=st.sampled_from([8, 64, 300]),
 )
+# The shortest, which comes first, leaves no room for the only one that is long enough.
+@example(sizes=[86, 298, 508], share=0.01, context=300)
+@example(sizes=[86, 298, 508], share=0.9, context=300)
 def test_both_sides_are_long_enough_wherever_one_document_can_do_it(
     sizes: list[int], share: float, context: int
 ) -> None:

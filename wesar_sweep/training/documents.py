@@ -72,7 +72,9 @@ def hold_out(
     Each content whose hash falls into the lowest `share` of all hashes. Where documents are so few
     or so unequal that this gives less than half or more than twice that share of the bytes, or a
     side that is too short, they are taken in the order of their hashes until the share is reached,
-    passing over those that would far exceed it, and then the shortest until there are enough.
+    passing over those that would far exceed it, and then the shortest until there are enough. Where
+    those leave no room for one that is still needed, one content alone is held out: the shortest
+    that is enough.
 
     Args:
         documents: All documents.
@@ -81,7 +83,8 @@ def hold_out(
         train_needed: Fewest bytes left.
 
     Returns:
-        Contents to hold out; empty or too short where the documents allow no better.
+        Contents to hold out; long enough, with enough left, wherever one content alone can be;
+        else perhaps empty or too short.
     """
     size: dict[bytes, int] = {}
     for document in documents:
@@ -109,6 +112,10 @@ def hold_out(
         if content not in held and bytes_held + size[content] <= most:
             held.add(content)
             bytes_held += size[content]
+    if bytes_held < validation_needed:
+        enough = [content for content in size if validation_needed <= size[content] <= most]
+        if enough:
+            return {min(enough, key=lambda content: (size[content], place[content], content))}
     return held
 
 
