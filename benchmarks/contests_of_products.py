@@ -88,7 +88,7 @@ def _norm_linear(
         return y, x
 
     def backward(grads: Sequence[Tensor], tiles: Any = None) -> tuple[Tensor, ...]:
-        t = tiles or fused._BACKWARD
+        t = tiles or fused._NORM_BACKWARD
         parts = x.new_empty(K, triton.cdiv(M, t.rows), D, dtype=torch.float32)
         dx = fused.linear_norm_backward(
             grads[0], w, x, kept["rstd"], gain, grads[1], partial_KBI=parts, tiles_=t
@@ -123,7 +123,7 @@ def _norm_linear(
             "forward": lambda t: lambda: forward(t)[0],
             "backward": lambda t: lambda: backward(grads, t),
         },
-        chosen={"forward": fused._FORWARD, "backward": fused._BACKWARD},
+        chosen={"forward": fused._FORWARD, "backward": fused._NORM_BACKWARD},
     )
 
 
@@ -208,7 +208,7 @@ def gelu_linear_add(case: Case, device: torch.device, dtype: torch.dtype) -> Con
             "forward": lambda t: lambda: fused.gelu_linear_add(u, w, residual, tiles_=t),
             "backward": lambda t: lambda: backward(grads, t),
         },
-        chosen={"forward": fused._GELU_LINEAR_ADD, "backward": fused._BACKWARD},
+        chosen={"forward": fused._GELU_LINEAR_ADD, "backward": fused._GELU_BACKWARD},
     )
 
 

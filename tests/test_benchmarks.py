@@ -28,7 +28,7 @@ import record  # noqa: E402
 from contest import neighbours  # noqa: E402
 
 from wesar_sweep.kernels.fused import attention as fused_attention  # noqa: E402
-from wesar_sweep.kernels.fused import linear  # noqa: E402
+from wesar_sweep.kernels.fused import linear, prediction  # noqa: E402
 from wesar_sweep.model import fused_decoder, plain  # noqa: E402
 
 
@@ -160,6 +160,7 @@ def test_bytes_are_counted_for_the_kernels_that_the_decoder_takes(context, head_
     assert counts.turns_inside(a) == linear.turns(head_width)
     assert not counts.turns_inside(replace(a, qk_norm=True))
     assert counts.FULL_LOGITS_VOCABULARY == fused_decoder.FULL_LOGITS_VOCABULARY
+    assert counts.ONE_KERNEL_VOCABULARY == prediction.LARGEST_VOCABULARY
 
 
 def test_a_case_is_chosen_by_the_start_of_its_name():

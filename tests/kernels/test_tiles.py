@@ -14,7 +14,15 @@ from torch import Tensor
 
 from wesar_sweep.kernels import fused
 from wesar_sweep.kernels import rope as rope_reference
-from wesar_sweep.kernels.fused import attention, cross_entropy, feed_forward, linear, rms_norm, rope
+from wesar_sweep.kernels.fused import (
+    attention,
+    cross_entropy,
+    feed_forward,
+    linear,
+    prediction,
+    rms_norm,
+    rope,
+)
 from wesar_sweep.kernels.fused.tiles import last_first, program
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
@@ -61,6 +69,12 @@ def norm_linear_rotated(make) -> Call:
     x, gain, w = make(M, D), make(D), make(3 * D, D)
     rotation = rope_reference.tables(HEADS["context"], HEADS["head_width"], device=x.device)
     return lambda **options: linear.norm_linear(x, gain, w, rotation=rotation, **options)
+
+
+def predicted(make) -> Call:
+    x, gain, w = make(M, D), make(D), make(V, D)
+    target = torch.arange(K * M, device=x.device, dtype=torch.int32).view(K, M) % V
+    return lambda **options: prediction.loss(x, gain, w, target, None, scale=0.1, **options)
 
 
 def linear_add(make) -> Call:
@@ -211,6 +225,7 @@ OPS: list[tuple[ModuleType, Callable[..., Call]]] = [
     (feed_forward, swiglu_backward),
     (rope, rope_forward),
     (rope, rope_backward),
+    (prediction, predicted),
     (cross_entropy, loss),
     (cross_entropy, loss_and_gradient),
     (cross_entropy, loss_and_gradient_of_long_rows),

@@ -22,8 +22,8 @@ from wesar_sweep.kernels.fused import linear
 from wesar_sweep.kernels.fused.tiles import last_first, load, program, store
 from wesar_sweep.kernels.rms_norm import EPS
 
-_LARGEST = 256
-"""Vocabulary whose logits a program holds in registers."""
+LARGEST_VOCABULARY = 256
+"""Up to here a program holds a row's logits in registers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ _TILES = Tiles(64, 4, None)
 
 def supported(width: int, ffn_width: int, vocabulary: int, dtype: torch.dtype) -> bool:
     """Whether this kernel is preferred to a product and a loss apart."""
-    return linear.supported(width, ffn_width, dtype) and vocabulary <= _LARGEST
+    return linear.supported(width, ffn_width, dtype) and vocabulary <= LARGEST_VOCABULARY
 
 
 def loss(
