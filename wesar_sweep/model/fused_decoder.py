@@ -11,30 +11,24 @@ Nothing here waits for the GPU or asks a tensor for its value, so a step can be 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypedDict
 
 import torch
 from torch import Tensor
 
-from wesar_sweep.kernels import attention as attention_reference
-from wesar_sweep.kernels import rope as rope_tables
 from wesar_sweep.kernels.fused import (
-    attention,
     cross_entropy,
     embedding,
     feed_forward,
-    library_attention,
     linear,
     prediction,
     rms_norm,
-    rope,
 )
 from wesar_sweep.kernels.rms_norm import EPS
 from wesar_sweep.model.decoder import EmbeddingSwitches, Taps
+from wesar_sweep.model.direction import Direction
+from wesar_sweep.model.fused_attention import Attended, FusedAttention
+from wesar_sweep.model.layer_views import LayerViews
 from wesar_sweep.model.layout import Layout
-
-PROBE_BYTES = 2**29
-"""Attention logits that a probe makes at a time."""
 
 FULL_LOGITS_VOCABULARY = 4096
 """Up to this vocabulary a step's logits are kept whole; above, a chunk of rows at a time."""
@@ -50,63 +44,13 @@ class _Projected:
     rstd_KM: Tensor
 
 
-class _Direction:
-    """Which way each kernel goes through its rows: against the one before it.
-
-    What a kernel wrote last is still in the L2 cache, so the next one begins there.
-    """
-
-    def __init__(self) -> None:
-        self._down = False
-
-    def turn(self) -> bool:
-        """For the next kernel, as its `reverse`."""
-        self._down = not self._down
-        return self._down
-
-    def up(self) -> None:
-        """The library has run a kernel of its own."""
-        self._down = False
-
-    def product(self, x_KMI: Tensor, w_KIO: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """A product of the library's, which always goes up."""
-        self.up()
-        return torch.bmm(x_KMI, w_KIO) if out is None else torch.bmm(x_KMI, w_KIO, out=out)
-
-
-class _Heads(TypedDict):
-    """How a row of D is divided, as the ops of attention take it."""
-
-    heads: int
-    head_width: int
-    context: int
-
-
-@dataclass(slots=True)
-class _Attended:
-    """What the backward pass needs of attention."""
-
-    q_KMD: Tensor
-    """Rotated."""
-    k_KMD: Tensor
-    v_KMD: Tensor
-    lse: Tensor | None
-    """Of `fused.attention`."""
-    tape: tuple[Tensor, Tensor, Tensor, Tensor] | None
-    """Of the library's."""
-
-
 @dataclass(slots=True)
 class _Layer:
     """What the backward pass needs of one layer."""
 
-    attention: _Projected
-    qkv_KMX: Tensor
-    heads: Tensor | None
-    """Statistics of the query and key norms."""
-    mixed_KMD: Tensor
-    attended: _Attended
-    feed_forward: _Projected
+    before_attention: _Projected
+    attended: Attended
+    before_feed_forward: _Projected
     u_KMF: Tensor
     activated_KMF: Tensor | None
     """None where the backward pass makes it again."""
@@ -124,18 +68,12 @@ class FusedDecoder:
     def __init__(self, layout: Layout, *, device: torch.device, dtype: torch.dtype) -> None:
         a = self._a = layout.architecture
         self._layout = layout
-        self._direction = _Direction()
+        self._direction = Direction()
         self._narrow = linear.supported(a.width, a.ffn_width, dtype)
         self._one_prediction = prediction.supported(a.width, a.ffn_width, a.vocabulary, dtype)
-        self._own_attention = attention.use_fused(a.context, a.head_width, dtype)
-        self._heads = _Heads(heads=a.heads, head_width=a.head_width, context=a.context)
-        self._rotation: tuple[Tensor, Tensor] | None = None
-        if a.position == "rope":
-            self._rotation = rope_tables.tables(a.context, a.head_width, device=device)
-        # Rotations inside other kernels; with head norms, which stand before them, they stay apart.
-        inside = self._rotation if not a.qk_norm and linear.turns(a.head_width) else None
-        self._into_product = inside if self._narrow else None
-        self._out_of_attention = inside if self._own_attention else None
+        self._attention = FusedAttention(
+            a, device=device, dtype=dtype, narrow=self._narrow, direction=self._direction
+        )
 
     # The residual stream is a pair: x, and a part still to be added by the next norm (or None).
 
@@ -203,67 +141,6 @@ class FusedDecoder:
             return linear.linear_add(y_KMI, w_KDI, residual_KMD, reverse=turn), None
         return residual_KMD, self._direction.product(y_KMI, w_KDI.mT)
 
-    def _attend(
-        self, qkv_KMX: Tensor, gain_K2E: Tensor | None, *, peaks: list[Tensor] | None
-    ) -> tuple[Tensor, Tensor | None, _Attended]:
-        """Mixed values, statistics of the head norms, and what the backward pass needs."""
-        qk_KMY, statistics = qkv_KMX[..., : 2 * self._a.width], None
-        rotate = self._rotation is not None and self._into_product is None
-        if gain_K2E is not None or rotate:
-            cos_TE, sin_TE = self._rotation or (None, None)
-            qk_KMY, statistics = rope.forward(
-                qkv_KMX,
-                cos_TE,
-                sin_TE,
-                gain_K2E=gain_K2E,
-                reverse=self._direction.turn(),
-                **self._heads,
-            )
-        q_KMD, k_KMD = qk_KMY.chunk(2, dim=2)
-        v_KMD = qkv_KMX.chunk(3, dim=2)[2]
-        if self._own_attention:
-            y_KMD, lse = attention.forward(
-                q_KMD, k_KMD, v_KMD, peaks=peaks, reverse=self._direction.turn(), **self._heads
-            )
-            return y_KMD, statistics, _Attended(q_KMD, k_KMD, v_KMD, lse, None)
-        self._direction.up()
-        y_KMD, tape = library_attention.forward(q_KMD, k_KMD, v_KMD, **self._heads)
-        if peaks is not None:
-            peaks.append(self._max_attention_logit(q_KMD, k_KMD))
-        return y_KMD, statistics, _Attended(q_KMD, k_KMD, v_KMD, None, tape)
-
-    def _attend_backward(
-        self, dy_KMD: Tensor, layer: _Layer, gain_K2E: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """(packed gradient of queries, keys, values, float32 gradient of the head norms' gains)."""
-        dqkv_KMX = torch.empty_like(layer.qkv_KMX)
-        into_q, into_k, into_v = dqkv_KMX.chunk(3, dim=2)
-        a = layer.attended
-        apart = gain_K2E is not None or self._rotation is not None
-        if a.tape is not None:
-            self._direction.up()
-            dq_KMD, dk_KMD, dv_KMD = library_attention.backward(dy_KMD, a.tape, **self._heads)
-            into_v.copy_(dv_KMD)
-            if not apart:
-                into_q.copy_(dq_KMD)
-                into_k.copy_(dk_KMD)
-        else:
-            assert a.lse is not None
-            attention.backward(
-                dy_KMD, a.q_KMD, a.k_KMD, a.v_KMD, layer.mixed_KMD, a.lse, out=dqkv_KMX,
-                rotation=self._out_of_attention, reverse=self._direction.turn(), **self._heads,
-            )  # fmt: skip
-            apart = apart and self._out_of_attention is None
-            dq_KMD, dk_KMD = into_q, into_k
-        if not apart:
-            return dqkv_KMX, None
-        cos_TE, sin_TE = self._rotation or (None, None)
-        dgain_K2E = rope.backward(
-            dq_KMD, dk_KMD, layer.qkv_KMX, cos_TE, sin_TE, layer.heads, gain_K2E,
-            out=dqkv_KMX, reverse=self._direction.turn(), **self._heads,
-        )  # fmt: skip
-        return dqkv_KMX, dgain_K2E
-
     def _activate(
         self, u_KMF: Tensor, w_KDF: Tensor, residual_KMD: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -291,29 +168,8 @@ class FusedDecoder:
         du_KMF = backward(da_KMF, layer.u_KMF, reverse=self._direction.turn())
         return du_KMF, layer.activated_KMF
 
-    def _views(self, row_KP: Tensor) -> _Views:
-        """Each matrix of a flat row, a layer at a time, as views."""
-        a, layout = self._a, self._layout
-        by_name = {group.name: group.view(row_KP) for group in layout.groups}
-        up = 2 if a.ffn == "swiglu" else 1
-        norm_KND = row_KP[:, layout.norm_gains].unflatten(1, (layout.norms, a.width))
-        heads = None
-        if a.qk_norm:
-            heads = row_KP[:, layout.qk_gains].unflatten(1, (a.depth, 2, a.head_width)).unbind(1)
-        embed_KVD = by_name["embed"].squeeze(1)
-        return _Views(
-            embed_KVD=embed_KVD,
-            qkv=[by_name["qkv"][:, 3 * n : 3 * n + 3].flatten(1, 2) for n in range(a.depth)],
-            o=by_name["o"].unbind(1),
-            up=[by_name["up"][:, up * n : up * n + up].flatten(1, 2) for n in range(a.depth)],
-            down=by_name["down"].unbind(1),
-            predict_KVD=embed_KVD if a.tied else by_name["predict"].squeeze(1),
-            norms=norm_KND.unbind(1),
-            heads=heads,
-        )
-
     def _embed(
-        self, views: _Views, token_KM: Tensor, switches: EmbeddingSwitches
+        self, views: LayerViews, token_KM: Tensor, switches: EmbeddingSwitches
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Embedding output, and what the backward pass of its norm needs."""
         x_KMD = embedding.forward(token_KM, views.embed_KVD, switches.scale_K)
@@ -323,26 +179,24 @@ class FusedDecoder:
         return x_KMD, (raw_KMD, rstd_KM)
 
     def _layers(
-        self, views: _Views, x_KMD: Tensor, *, keep: list[_Layer] | None, taps: Taps | None
+        self, views: LayerViews, x_KMD: Tensor, *, keep: list[_Layer] | None, taps: Taps | None
     ) -> tuple[Tensor, Tensor | None]:
         """The residual stream after all layers, as a pair."""
         delta_KMD: Tensor | None = None
         for n in range(self._a.depth):
-            gain_K2E = None if views.heads is None else views.heads[n]
             qkv_KMX, before = self._project(
-                x_KMD, delta_KMD, views.norms[2 * n], views.qkv[n], rotation=self._into_product
-            )
+                x_KMD, delta_KMD, views.norms[2 * n], views.qkv[n],
+                rotation=self._attention.into_product,
+            )  # fmt: skip
             if taps is not None and n > 0:
                 taps.residual_rms.append(_rms_of(before.rstd_KM))
             peaks = None if taps is None else taps.max_attention_logit
-            mixed_KMD, statistics, attended = self._attend(qkv_KMX, gain_K2E, peaks=peaks)
-            x_KMD, delta_KMD = self._add_product(mixed_KMD, views.o[n], before.x_KMD)
+            attended = self._attention.forward(qkv_KMX, views.head_gains(n), peaks=peaks)
+            x_KMD, delta_KMD = self._add_product(attended.mixed_KMD, views.o[n], before.x_KMD)
             u_KMF, middle = self._project(x_KMD, delta_KMD, views.norms[2 * n + 1], views.up[n])
             x_KMD, delta_KMD, a_KMF = self._activate(u_KMF, views.down[n], middle.x_KMD)
             if keep is not None:
-                keep.append(
-                    _Layer(before, qkv_KMX, statistics, mixed_KMD, attended, middle, u_KMF, a_KMF)
-                )
+                keep.append(_Layer(before, attended, middle, u_KMF, a_KMF))
             del a_KMF
         return x_KMD, delta_KMD
 
@@ -362,7 +216,7 @@ class FusedDecoder:
             target_KM: The tokens after them.
             switches: What the runs' methods do to the embedding output.
         """
-        views = self._views(effective_KP)
+        views = LayerViews.of(effective_KP, self._layout)
         self._direction.up()
         x_KMD, _ = self._embed(views, token_KM, switches)
         x_KMD, delta_KMD = self._layers(views, x_KMD, keep=None, taps=None)
@@ -409,12 +263,12 @@ class FusedDecoder:
         Returns:
             float32 [K]; of a whole step the mean, nats a token.
         """
-        a, views = self._a, self._views(effective_KP)
+        a, views = self._a, LayerViews.of(effective_KP, self._layout)
         row_KQ = gradient_KQ
         if gradient_KQ.dtype != effective_KP.dtype:
             row_KQ = torch.empty_like(effective_KP)
-        into = self._views(row_KQ)
-        gain_views = self._views(gradient_KQ)
+        into = LayerViews.of(row_KQ, self._layout)
+        gain_views = LayerViews.of(gradient_KQ, self._layout)
         scale = 1 / rows
         kept: list[_Layer] = []
 
@@ -469,22 +323,23 @@ class FusedDecoder:
             layer = kept.pop()
             du_KMF, activated_KMF = self._activate_backward(dx_KMD, views.down[n], layer)
             self._direction.product(dx_KMD.mT, activated_KMF, out=into.down[n])
-            self._direction.product(du_KMF.mT, layer.feed_forward.h_KMD, out=into.up[n])
+            self._direction.product(du_KMF.mT, layer.before_feed_forward.h_KMD, out=into.up[n])
             del activated_KMF
             dx_KMD = self._project_backward(
-                du_KMF, views.up[n], views.norms[2 * n + 1], layer.feed_forward, dx_KMD,
+                du_KMF, views.up[n], views.norms[2 * n + 1], layer.before_feed_forward, dx_KMD,
                 parts_NKBD[2 * n + 1],
             )  # fmt: skip
-            self._direction.product(dx_KMD.mT, layer.mixed_KMD, out=into.o[n])
-            gain_K2E = None if views.heads is None else views.heads[n]
+            self._direction.product(dx_KMD.mT, layer.attended.mixed_KMD, out=into.o[n])
             dmixed_KMD = self._direction.product(dx_KMD, views.o[n])
-            dqkv_KMX, dheads = self._attend_backward(dmixed_KMD, layer, gain_K2E)
+            dqkv_KMX, dheads = self._attention.backward(
+                dmixed_KMD, layer.attended, views.head_gains(n)
+            )
             if dheads is not None:
                 assert gain_views.heads is not None
                 head_gains.append((gain_views.heads[n], dheads))
-            self._direction.product(dqkv_KMX.mT, layer.attention.h_KMD, out=into.qkv[n])
+            self._direction.product(dqkv_KMX.mT, layer.before_attention.h_KMD, out=into.qkv[n])
             dx_KMD = self._project_backward(
-                dqkv_KMX, views.qkv[n], views.norms[2 * n], layer.attention, dx_KMD,
+                dqkv_KMX, views.qkv[n], views.norms[2 * n], layer.before_attention, dx_KMD,
                 parts_NKBD[2 * n],
             )  # fmt: skip
 
@@ -516,40 +371,6 @@ class FusedDecoder:
             else:
                 gradient_KQ[:, :matrices].copy_(row_KQ[:, :matrices])
         return cross_entropy.run_mean(nll_KM) * (token_KM.shape[1] / rows)
-
-    def _max_attention_logit(self, q_KMD: Tensor, k_KMD: Tensor) -> Tensor:
-        """Largest attention logit of each run, [K], where the library keeps its own to itself.
-
-        Some runs at a time, for a probe alone.
-        """
-        a = self._a
-        shape = (-1, a.context, a.heads, a.head_width)
-        logits_bytes = 4 * a.heads * a.context * q_KMD.shape[1]
-        runs = max(1, PROBE_BYTES // logits_bytes)
-        found = []
-        for q_RMD, k_RMD in zip(q_KMD.split(runs), k_KMD.split(runs), strict=True):
-            q, k = q_RMD.unflatten(2, shape[2:]), k_RMD.unflatten(2, shape[2:])
-            q, k = q.unflatten(1, shape[:2]), k.unflatten(1, shape[:2])
-            found.append(attention_reference.max_logit(q, k))
-        return torch.cat(found)
-
-
-@dataclass(frozen=True, slots=True)
-class _Views:
-    """The matrices and gains of a flat row, a layer at a time."""
-
-    embed_KVD: Tensor
-    qkv: list[Tensor]
-    """[K, 3D, D] each."""
-    o: tuple[Tensor, ...]
-    up: list[Tensor]
-    """[K, F, D] each, or [K, 2F, D] with SwiGLU (up, gate)."""
-    down: tuple[Tensor, ...]
-    predict_KVD: Tensor
-    norms: tuple[Tensor, ...]
-    """[K, D] each, in the order of use."""
-    heads: tuple[Tensor, ...] | None
-    """[K, 2, E] a layer, for queries and keys."""
 
 
 def _rms_of(rstd_KM: Tensor) -> Tensor:
