@@ -23,6 +23,7 @@ from fabricated_runs import (
 )
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from wesar_sweep.config.space import Choices
 from wesar_sweep.config.study import Study
@@ -424,7 +425,7 @@ def test_killed_while_it_took_cells_it_has_none(
     [
         ("random", None, False),
         ("tpe", None, True),
-        ("random", "sha", False),
+        ("random", "sha", True),
         ("random", "wilcoxon", True),
     ],
 )
@@ -438,3 +439,27 @@ def test_who_learns_from_results_must_have_them_first(
     )
     with CellQueue(study, directory, "w0") as queue:
         assert queue.learns == learns
+
+
+def test_a_claim_that_was_rolled_back_is_not_given_back_over_its_new_owner(
+    directory: StudyDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit is refused, another worker claims the trial: the first must not disown it."""
+    study = make_study(replicates=1)
+    first, second = CellQueue(study, directory, "w1"), CellQueue(study, directory, "w2")
+    session = database_of(first._opened)._session()
+
+    def refuse() -> None:
+        raise OperationalError("COMMIT", {}, Exception("disk is full"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "commit", lambda: session.flush() if session.grouped else refuse())
+        with pytest.raises(StoreError):
+            first.take(1)
+    taken = second.take(1)
+    assert [run.trial for run in taken] == [0], "nobody has it"
+    first.release()
+    with CellQueue(study, directory, "w3") as third:
+        assert 0 not in [run.trial for run in third.take(3)], "it is still the second's"
+    finish(second, outcome_of(taken[0]), curve_of())
+    second.release()

@@ -48,10 +48,12 @@ def test_the_latest_seeds_are_kept(layout, monkeypatch):
     draws.begin([2, 1], None)
     assert len(drawn) == once, "both were there"
     draws.begin([3], None)
-    draws.begin([2], None)
-    assert set(drawn[once:]) == {3}, "the oldest went, the other stayed"
     draws.begin([1], None)
-    assert drawn[-1] == 1
+    assert set(drawn[once:]) == {3}, "the one not asked for lately went, the other stayed"
+    draws.begin([2], None)
+    assert drawn[-1] == 2
+    draws.begin([1, 4], None)
+    draws.row(1), draws.row(4)  # What was asked for together is there together.
 
 
 def test_a_draw_that_fails_is_told_and_tried_again(layout, monkeypatch):

@@ -94,7 +94,10 @@ class Claims:
     def give_back(self, trial: Trial) -> None:
         """Let another worker, or this one, claim the trial again under the same number."""
         with exclusive(self._directory, self._opened):
-            trial.set_user_attr(WORKER, None)
+            # A claim whose transaction failed never took place: the trial may be another's by now.
+            for known in self._trials(TrialState.RUNNING):
+                if known.number == trial.number and known.user_attrs.get(WORKER) == self._worker:
+                    trial.set_user_attr(WORKER, None)
 
     def orphans(self, *, mine: set[int]) -> list[FrozenTrial]:
         """Running trials whose worker is dead or has given them back. Only under the lock."""

@@ -134,6 +134,8 @@ class StudyDatabase(_CachedStorage):
             study.trials.clear()
             study.unfinished_trial_ids.clear()
             study.last_finished_trial_id = -1
+        self._trial_id_to_study_id_and_number.clear()
+        self._study_id_and_number_to_trial_id.clear()
 
     def close(self) -> None:
         """Close the connection; the storage is not to be used afterwards."""

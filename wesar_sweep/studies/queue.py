@@ -41,6 +41,9 @@ NAME_TIMEOUT_S = 2.0
 _TURN_S = 1.0
 """Seconds after which a worker that takes several cells lets others have the study's lock."""
 
+_GIVE_WAY_S = 0.006
+"""How long it leaves them the lock: longer than they sleep between two tries (`store.locks`)."""
+
 _OTHER_SHAPES = 4
 """Cells of other shapes a worker may hold for later while a sampler is asked for one that fits."""
 
@@ -91,7 +94,8 @@ class CellQueue:
     @property
     def learns(self) -> bool:
         """See `training.queue.RunQueue.learns`."""
-        return self._study.sampler.name not in INDIFFERENT or judges_replicates(self._study)
+        # A pruner decides by them whether a cell's other replicates go on, or are started at all.
+        return self._study.sampler.name not in INDIFFERENT or self._study.pruner is not None
 
     def take(self, count: int, *, architecture: Architecture | None = None) -> Sequence[Run]:
         """At most `count` runs of one shape; see `training.queue.RunQueue.take`."""
@@ -107,6 +111,8 @@ class CellQueue:
                     assert run is not None, "a cell with nothing to do was chosen"
                     architecture = cell.architecture
                     runs.append(run)
+            if len(runs) < count:
+                time.sleep(_GIVE_WAY_S)
         return runs
 
     def report(self, losses: Sequence[tuple[Run, int, float]]) -> list[bool]:

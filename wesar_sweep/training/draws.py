@@ -47,6 +47,7 @@ class Draws:
         """Begin what is not there yet, in the pool; without one, draw them here."""
         for seed in seeds:
             if seed in self._rows:
+                self._rows[seed] = self._rows.pop(seed)  # The latest used are kept.
                 continue
             while len(self._rows) >= self._most:
                 self._rows.pop(next(iter(self._rows)))
