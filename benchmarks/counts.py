@@ -16,7 +16,7 @@ BF16 = 2
 """Bytes an element."""
 
 ONE_KERNEL_VOCABULARY = 256
-"""Up to this one the last norm, prediction and loss of narrow models are one kernel."""
+"""Up to this one, if a power of two, narrow models' last norm, prediction and loss are one."""
 
 FULL_LOGITS_VOCABULARY = 4096
 """As in `model.fused_decoder`."""
@@ -200,7 +200,7 @@ def _ends_of_engine(a: Architecture, *, narrow: bool) -> dict[str, float]:
             # No gradient reaches the stream past the last norm.
             "prediction and norm backward": V + 2 * D,
         }
-        if V <= ONE_KERNEL_VOCABULARY:
+        if V <= ONE_KERNEL_VOCABULARY and V & (V - 1) == 0:
             ends["norm, prediction and loss"] = D + D + V
         else:
             ends |= {"norm and prediction": D + D + V, "loss both ways": 2 * V}

@@ -55,6 +55,16 @@ def test_the_largest_logit(device):
     torch.testing.assert_close(found[0], reference.max_logit(*heads), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, in the interpreter
+def test_the_largest_logit_of_a_dead_run_is_not_a_number(device):
+    qkv = torch.randn(2, 20, 3 * 16, generator=torch.Generator().manual_seed(3)).to(device)
+    qkv[1] = torch.nan
+    found = []
+    q, k, v = qkv.split(16, dim=2)
+    attention.forward(q, k, v, heads=1, head_width=16, context=20, peaks=found)
+    assert found[0].isnan().tolist() == [False, True]
+
+
 def run_library(qkv, dy, *, heads, context):
     """The same through torch's kernels."""
     D = qkv.shape[2] // 3

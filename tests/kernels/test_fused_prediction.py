@@ -91,7 +91,9 @@ def test_nan_stays_in_its_run(device):
     x, gain, w, target, z_loss = case(3, 20, 16, 40, dtype=torch.float32, device=device)
     clean = prediction.loss(x, gain, w, target, z_loss, scale=0.1)
     x[1] = torch.nan
-    dead = prediction.loss(x, gain, w, target, z_loss, scale=0.1)
+    peaks = []
+    dead = prediction.loss(x, gain, w, target, z_loss, scale=0.1, peaks=peaks)
+    assert peaks[0].isnan().tolist() == [False, True, False]
     for got, want in zip(dead, clean, strict=True):
         assert got[1].isnan().all()
         assert torch.equal(got[[0, 2]], want[[0, 2]])
@@ -99,7 +101,8 @@ def test_nan_stays_in_its_run(device):
 
 def test_where_it_is_used():
     assert prediction.supported(128, 512, 256, torch.bfloat16)
-    assert not prediction.supported(128, 512, 257, torch.bfloat16)
+    assert not prediction.supported(128, 512, 512, torch.bfloat16)
+    assert not prediction.supported(128, 512, 200, torch.bfloat16)
     assert not prediction.supported(256, 1024, 256, torch.bfloat16)
     assert not prediction.supported(128, 512, 256, torch.float32)
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from triton.runtime.interpreter import InterpretedFunction
 
 from wesar_sweep.kernels.fused import attention, linear, prediction
 from wesar_sweep.training.stack import Stack, StackTraits
@@ -79,3 +80,41 @@ def test_equals_the_reference_step(study_of, runs_of, text, device, shape, by_ha
     slots = [3, 0, 2]
     # After two updates of Adam, whose first steps are signs: on a GPU 2e-3 of 6.7 was seen.
     assert fused.evaluate(slots, window) == pytest.approx(plain.evaluate(slots, window), abs=1e-2)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_of_a_step_add_up(study_of, runs_of, text, device, parts, by_hand):
+    """Float32: losses and gradient norms of micro-batches are the whole step's."""
+    study = study_of(training={"batch": 4, "z_loss": 1e-3})
+    runs = runs_of(study, {"method": "he"}, {"method": "wesar", "seed": 1})
+    whole = make(study, runs, text, device, fused=False).train(3).read()
+    stack = make(study, runs, text, device, fused=True, capture=False, micro_batches=parts)
+    # Sums in another order.
+    for mine, theirs in zip(stack.train(3).read()[:2], whole[:2], strict=True):
+        torch.testing.assert_close(
+            torch.from_numpy(mine), torch.from_numpy(theirs), rtol=1e-3, atol=2e-5
+        )
+
+
+def test_a_step_launches_nothing_that_was_not_warmed_up(
+    study_of, runs_of, text, device, by_hand, monkeypatch
+):
+    """Compiling a kernel, or loading it, has no place in the capture of a graph."""
+    if device.type != "cpu":
+        pytest.skip("sees launches by the interpreter")
+    study = study_of(training={"z_loss": 1e-3})
+    runs = runs_of(study, {"method": "he"}, {"method": "sigma_reparam"})
+    stack = make(study, runs, text, device, fused=True, capture=False)
+    launched = set()
+    launch = InterpretedFunction.run
+
+    def seen(self, *args, grid, warmup, **options):
+        kinds = tuple(None if x is None else torch.is_tensor(x) and x.dtype for x in args)
+        launched.add((self.fn.__module__, self.fn.__name__, kinds, tuple(sorted(options.items()))))
+        return launch(self, *args, grid=grid, warmup=warmup, **options)
+
+    monkeypatch.setattr(InterpretedFunction, "run", seen)
+    stack.warm_up()
+    warm = set(launched)
+    stack.train(2, probe_at=(1,))
+    assert len(warm) > 15 and launched == warm

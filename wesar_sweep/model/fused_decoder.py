@@ -265,7 +265,9 @@ class FusedDecoder:
         """
         a, views = self._a, LayerViews.of(effective_KP, self._layout)
         row_KQ = gradient_KQ
-        if gradient_KQ.dtype != effective_KP.dtype:
+        # Products write over what is there: what is to be added, or is of another type, goes by way
+        # of a row of its own.
+        if add or gradient_KQ.dtype != effective_KP.dtype:
             row_KQ = torch.empty_like(effective_KP)
         into = LayerViews.of(row_KQ, self._layout)
         gain_views = LayerViews.of(gradient_KQ, self._layout)

@@ -158,10 +158,11 @@ class FusedStep:
 
     @torch.no_grad()
     def _use_every_kernel(self) -> None:
-        """A step with probes, and the loss of some windows."""
+        """A step with probes, one without, and the loss of some windows."""
         stack = self._stack
-        self._cursor.zero_()
-        self._update(probe=True)
+        for probe in (True, False):
+            self._cursor.zero_()
+            self._update(probe=probe)
         self._cursor.zero_()
         token_KM = torch.zeros(
             stack.slots,

@@ -79,7 +79,7 @@ def update_tail(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("K",))
 def _clip(
     squares_KM, gradient, grad_norm, scalars, lr_K, beta1_K, beta2_K, eps_K, weight_decay_K,
     clip_K, step_K, K, gradient_stride, norm_gains, matrices, BLOCK: tl.constexpr,
@@ -135,7 +135,7 @@ def step(w, d, m, n, scalars, K, run):
     return w - tl.load(scalars + 6 * K + run) * m / denominator, m, n
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("K",))
 def _tail(
     parameter, first, second, gradient, effective, dgate, dgain, scalars, K,
     parameter_stride, first_stride, second_stride, gradient_stride, effective_stride,

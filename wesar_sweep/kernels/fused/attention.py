@@ -215,6 +215,8 @@ def _forward(
     rows_at = (sequence.to(tl.int64) * H + head) * T + row
     store(lse + rows_at, top + tl.log2(total), row < T, EVEN)
     if PEAK:
+        # A maximum passes NaN by.
+        top = tl.where(total == total, top, float("nan"))
         store(peak + rows_at, top, row < T, EVEN)
 
 

@@ -5,12 +5,12 @@ norm, a rotation, an activation or a residual add costs as much as the product i
 part of it. Bytes a row of D bfloat16 values, F = 4 D (in brackets: one kernel an op):
 
 ===========================  =======================================  ==========  =============
-`norm_linear`                h = norm(x), y = h wᵀ                    2·(2D + O)  [2·(4D + O)]
-… with a rotation            … of the first 2/3 of y (queries, keys)  2·(2D + O)  [2·(8D + O)]
+`norm_linear`                h = norm(x), y = h wᵀ                    2·(2D + O)  [2·(3D + O)]
+… with a rotation            … of the first 2/3 of y (queries, keys)  2·(2D + O)  [2·(7D + O)]
 `linear_add`                 y = res + x wᵀ                           2·3D        [2·5D]
-`gelu_linear_add`            y = res + gelu(u) wᵀ                     2·(F + 2D)  [2·(3F + 5D)]
-`gelu_linear_backward`       du = (dy w) ⊙ gelu'(u), a = gelu(u)      2·(3F + D)  [2·(5F + D)]
-`linear_norm_backward`       dx = dres + norm'(dy w)                  2·(O + 3D)  [2·(O + 6D)]
+`gelu_linear_add`            y = res + gelu(u) wᵀ                     2·(F + 2D)  [2·(3F + 4D)]
+`gelu_linear_backward`       du = (dy w) ⊙ gelu'(u), a = gelu(u)      2·(3F + D)  [2·(4F + D)]
+`linear_norm_backward`       dx = dres + norm'(dy w)                  2·(O + 3D)  [2·(O + 5D)]
 ===========================  =======================================  ==========  =============
 
 FLOPs are 2·I·O a row each. Weights come through the L2 cache. Accumulation is in float32.

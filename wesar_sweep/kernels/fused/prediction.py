@@ -42,7 +42,8 @@ _TILES = Tiles(64, 4, None)
 
 def supported(width: int, ffn_width: int, vocabulary: int, dtype: torch.dtype) -> bool:
     """Whether this kernel is preferred to a product and a loss apart."""
-    return linear.supported(width, ffn_width, dtype) and vocabulary <= LARGEST_VOCABULARY
+    whole = vocabulary == triton.next_power_of_2(vocabulary)  # Others spill registers.
+    return linear.supported(width, ffn_width, dtype) and whole and vocabulary <= LARGEST_VOCABULARY
 
 
 def loss(
@@ -136,6 +137,8 @@ def _loss(
     store(nll + run * M + row, lse - tl.sum(tl.where(own, logit, 0.0), axis=1), here, EVEN)
     if PEAK:
         largest = tl.max(tl.where(known, tl.abs(logit), 0.0), axis=1)
+        # A maximum passes NaN by.
+        largest = tl.where(total == total, largest, float("nan"))
         store(peak + run * M + row, largest, here, EVEN)
     if GRADIENT:
         share = scale / total

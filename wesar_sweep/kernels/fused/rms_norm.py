@@ -255,7 +255,7 @@ def _backward(
         tl.store(partial + offset + column, tl.sum(dgain, axis=0), mask=column < D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("K",))
 def _sum_partials(
     partial, out, K, blocks, D, columns, out_stride,
     ADD: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
