@@ -88,6 +88,8 @@ def draw(speeds: Sequence[Speed]) -> Any:
     scale = alt.Scale(type="log", nice=False, padding=24)
     y = alt.Y("case:N", sort=order, title=None, axis=alt.Axis(labelLimit=300, ticks=False))
     ways = list(SERIES.values())
+    # One below the other, and room to the right: a reader's font may be wider than Vega's.
+    legend = alt.Legend(title=None, orient="top", columns=1)
     joined = alt.Chart(alt.Data(values=spans)).encode(y=y)
     line = joined.mark_rule(color="#c3cad4", strokeWidth=3).encode(
         x=alt.X("low:Q", title=title, scale=scale, axis=axis), x2="high:Q"
@@ -101,8 +103,12 @@ def draw(speeds: Sequence[Speed]) -> Any:
         .encode(
             y=y,
             x=alt.X("rate:Q", title=title, scale=scale, axis=axis),
-            color=alt.Color("series:N", scale=alt.Scale(domain=ways, range=list(COLOURS))),
-            shape=alt.Shape("series:N", scale=alt.Scale(domain=ways, range=list(SHAPES))),
+            color=alt.Color(
+                "series:N", scale=alt.Scale(domain=ways, range=list(COLOURS)), legend=legend
+            ),
+            shape=alt.Shape(
+                "series:N", scale=alt.Scale(domain=ways, range=list(SHAPES)), legend=legend
+            ),
         )
     )
     devices = ", ".join(dict.fromkeys(s.device for s in speeds))
@@ -113,7 +119,7 @@ def draw(speeds: Sequence[Speed]) -> Any:
         .properties(
             width=WIDTH,
             height=alt.Step(40),
-            padding=14,
+            padding={"left": 14, "top": 14, "right": 44, "bottom": 14},
             title=alt.Title(
                 "Tokens a second by architecture",
                 subtitle=f"{devices}, bf16, {dates}; medians of make bench-gpu",
