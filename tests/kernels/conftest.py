@@ -10,6 +10,14 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def dtype(request, device) -> torch.dtype:
+    """Of the operands of a product; bfloat16 is skipped aloud without a GPU."""
+    if request.param == torch.bfloat16 and device.type == "cpu":
+        pytest.skip("Triton's interpreter multiplies bfloat16 as if it were integers")
+    return request.param
+
+
 @pytest.fixture
 def gpu() -> torch.device:
     """The GPU; the test is skipped aloud without one."""

@@ -19,13 +19,6 @@ TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 1e-2}
 """Float32: sums in another order. bfloat16: operands and results rounded to 8 bits."""
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def dtype(request, device):
-    if request.param == torch.bfloat16 and device.type == "cpu":
-        pytest.skip("Triton's interpreter multiplies bfloat16 as if it were integers")
-    return request.param
-
-
 @pytest.fixture
 def make(device, dtype):
     """Random tensors; with `in_row`, a view of longer rows, as weights and gains of a stack are."""

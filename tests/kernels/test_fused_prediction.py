@@ -18,13 +18,6 @@ TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 1e-2}
 """Float32: sums in another order. bfloat16: h and the results rounded to 8 bits."""
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def dtype(request, device):
-    if request.param == torch.bfloat16 and device.type == "cpu":
-        pytest.skip("Triton's interpreter multiplies bfloat16 as if it were integers")
-    return request.param
-
-
 def case(runs, rows, width, vocabulary, *, dtype, device):
     """x, gain, w (in longer rows, as in a stack), targets, z-loss weights."""
     generator = torch.Generator().manual_seed(rows)

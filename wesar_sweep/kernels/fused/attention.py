@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from wesar_sweep.kernels.fused.tiles import halves, last_first, load, program, store
+from wesar_sweep.kernels.fused.tiles import halves, last_first, load, padded, program, store
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def backward_tiles(context: int, head_width: int) -> Tiles:
 
 
 def _block(context: int) -> int:
-    return min(64, max(16, triton.next_power_of_2(context)))
+    return min(64, padded(context))
 
 
 def use_fused(context: int, head_width: int, dtype: torch.dtype) -> bool:
@@ -94,7 +94,7 @@ def forward(
     lse = torch.empty(K, M // context, heads, context, dtype=torch.float32, device=q_KMD.device)
     peak = torch.empty_like(lse) if peaks is not None else None
     blocks = triton.cdiv(context, t.block)
-    width = _padded(head_width)
+    width = padded(head_width)
     programs = K * (M // context) * heads * blocks
     assert q_KMD.stride() == k_KMD.stride()
     _forward[(programs,)](
@@ -149,7 +149,7 @@ def backward(
     t = tiles_ or backward_tiles(context, head_width)
     cos, sin = rotation or (None, None)
     blocks = triton.cdiv(context, t.block)
-    width = _padded(head_width)
+    width = padded(head_width)
     limit = {} if t.registers is None else {"maxnreg": t.registers}
     programs = K * (M // context) * heads * blocks
     _backward[(programs,)](
@@ -166,10 +166,6 @@ def backward(
 def _scale(head_width: int) -> float:
     """Of logits whose powers are taken to the base 2."""
     return head_width**-0.5 * math.log2(math.e)
-
-
-def _padded(head_width: int) -> int:
-    return max(16, triton.next_power_of_2(head_width))
 
 
 @triton.jit(do_not_specialize=("flip",))

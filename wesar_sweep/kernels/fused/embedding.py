@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from wesar_sweep.kernels.fused.tiles import padded
+
 _PRODUCT_VOCABULARY = 1024
 """Up to here the gradient is a product with one-hot rows."""
 
@@ -64,8 +66,8 @@ def backward(
     if vocabulary > _PRODUCT_VOCABULARY:
         _sorted_backward(dx_KMD, token_KM, vocabulary, out_KVD, scale_K, accumulate)
         return
-    rows_V = min(128, max(16, triton.next_power_of_2(vocabulary)))
-    width = min(128, max(16, triton.next_power_of_2(D)))
+    rows_V = min(128, padded(vocabulary))
+    width = min(128, padded(D))
     tiles_V, tiles_D = triton.cdiv(vocabulary, rows_V), triton.cdiv(D, width)
     # Few runs: the rows are split over more programs, and their parts summed in order.
     parts = max(1, min(triton.cdiv(M, 512), 512 // max(1, K * tiles_V * tiles_D)))

@@ -26,7 +26,7 @@ import triton.language as tl
 from torch import Tensor
 
 from wesar_sweep.kernels.fused.feed_forward import gelu_and_slope, gelu_value
-from wesar_sweep.kernels.fused.tiles import halves, last_first, load, program, store
+from wesar_sweep.kernels.fused.tiles import halves, last_first, load, padded, program, store
 from wesar_sweep.kernels.rms_norm import EPS
 
 
@@ -56,13 +56,9 @@ def supported(width: int, ffn_width: int, dtype: torch.dtype) -> bool:
     return dtype == torch.bfloat16 and width <= 128 and ffn_width <= 1024
 
 
-def _padded(width: int) -> int:
-    return max(16, triton.next_power_of_2(width))
-
-
 def _even(t: Tiles, rows: int, narrow: int, long: int) -> bool:
     """Whether no tile reaches past an edge."""
-    return rows % t.rows == 0 and narrow == _padded(narrow) and long % t.columns == 0
+    return rows % t.rows == 0 and narrow == padded(narrow) and long % t.columns == 0
 
 
 def turns(head_width: int) -> bool:
@@ -107,7 +103,7 @@ def norm_linear(
         M, O, I, turned, 1 if cos is None else len(cos), blocks,
         gain_KI.stride(0), w_KOI.stride(0), EPS, last_first(K * blocks, reverse),
         EVEN=_even(t, M, I, O - turned), HEAD=0 if cos is None else 2 * cos.shape[1],
-        ROWS=t.rows, COLUMNS=t.columns, WIDTH=_padded(I),
+        ROWS=t.rows, COLUMNS=t.columns, WIDTH=padded(I),
         num_warps=t.num_warps, num_stages=t.num_stages,
     )  # fmt: skip
     return y_KMO, h_KMI, rstd_KM
@@ -151,7 +147,7 @@ def _accumulate(
         x_KMI, w_KOI, residual_KMO, y_KMO, M, O, x_KMI.shape[2], blocks, w_KOI.stride(0),
         last_first(K * blocks, reverse),
         EVEN=_even(t, M, O, x_KMI.shape[2]), GELU=gelu,
-        ROWS=t.rows, COLUMNS=t.columns, WIDTH=_padded(O),
+        ROWS=t.rows, COLUMNS=t.columns, WIDTH=padded(O),
         num_warps=t.num_warps, num_stages=t.num_stages,
     )  # fmt: skip
     return y_KMO
@@ -184,7 +180,7 @@ def gelu_linear_backward(
     _gelu_linear_backward[(K * blocks,)](
         dy_KMD, w_KDF, u_KMF, du_KMF, a_KMF, M, D, F, blocks, w_KDF.stride(0),
         last_first(K * blocks, reverse),
-        ROWS=t.rows, COLUMNS=t.columns, WIDTH=_padded(D),
+        ROWS=t.rows, COLUMNS=t.columns, WIDTH=padded(D),
         num_warps=t.num_warps, num_stages=t.num_stages,
     )  # fmt: skip
     return du_KMF, a_KMF
@@ -228,7 +224,7 @@ def linear_norm_backward(
         dy_KMO, w_KOI, x_KMI, rstd_KM, gain_KI, dresidual_KMI, dx_KMI, partial_KBI,
         M, O, I, blocks, w_KOI.stride(0), gain_KI.stride(0), last_first(K * blocks, reverse),
         EVEN=_even(t, M, I, O), ADD=dresidual_KMI is not None,
-        ROWS=t.rows, COLUMNS=t.columns, WIDTH=_padded(I),
+        ROWS=t.rows, COLUMNS=t.columns, WIDTH=padded(I),
         num_warps=t.num_warps, num_stages=t.num_stages,
     )  # fmt: skip
     return dx_KMI

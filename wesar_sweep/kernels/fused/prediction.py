@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from wesar_sweep.kernels.fused import linear
-from wesar_sweep.kernels.fused.tiles import last_first, load, program, store
+from wesar_sweep.kernels.fused.tiles import last_first, load, padded, program, store
 from wesar_sweep.kernels.rms_norm import EPS
 
 LARGEST_VOCABULARY = 256
@@ -82,7 +82,7 @@ def loss(
     dlogit_KMV = h_KMD = None
     if scale is not None:
         dlogit_KMV, h_KMD = x_KMD.new_empty(K, M, V), torch.empty_like(x_KMD)
-    width, columns = (max(16, triton.next_power_of_2(size)) for size in (D, V))
+    width, columns = (padded(size) for size in (D, V))
     t = tiles_ or _TILES
     limit = {} if t.registers is None else {"maxnreg": t.registers}
     blocks = triton.cdiv(M, t.rows)

@@ -13,6 +13,11 @@ import triton
 import triton.language as tl
 
 
+def padded(size: int) -> int:
+    """The side of a tile that holds so many: a power of two, for products 16 at least."""
+    return max(16, triton.next_power_of_2(size))
+
+
 def last_first(programs: int, reverse: bool) -> int:
     """What a kernel takes as `flip`, so that its last program is begun first where asked."""
     return programs - 1 if reverse else 0
