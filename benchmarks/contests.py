@@ -17,6 +17,7 @@ CONTESTS: Mapping[str, Build] = {
     "norm_up": products.norm_up,
     "linear_add": products.linear_add,
     "gelu_linear_add": products.gelu_linear_add,
+    "gelu_gradients": products.gelu_gradients,
     "rms_norm": rows.rms_norm,
     "rope": rows.rope,
     "gelu": rows.gelu,
@@ -35,12 +36,15 @@ CONTESTS: Mapping[str, Build] = {
 def takes(op: str, case: Case, dtype: torch.dtype) -> bool:
     """Whether the decoder takes the op at this shape; of some ops it depends on more than that."""
     from wesar_sweep.kernels.fused import attention as fused_attention
-    from wesar_sweep.kernels.fused import linear
+    from wesar_sweep.kernels.fused import gelu_gradients, linear
     from wesar_sweep.model.fused_decoder import FULL_LOGITS_VOCABULARY
 
     a = case.architecture
     if op in ("norm_qkv", "norm_qkv_rotated", "norm_up", "linear_add", "gelu_linear_add"):
         return linear.supported(a.width, a.ffn_width, dtype)
+    if op == "gelu_gradients":
+        narrow = linear.supported(a.width, a.ffn_width, dtype)
+        return narrow and gelu_gradients.preferred(case.slots, a.ffn_width)
     if op in ("attention", "rotated_attention"):
         return fused_attention.use_fused(a.context, a.head_width, dtype)
     if op.endswith("cross_entropy"):

@@ -212,6 +212,48 @@ def gelu_linear_add(case: Case, device: torch.device, dtype: torch.dtype) -> Con
     )
 
 
+def gelu_gradients(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
+    """Back through the product down and GELU, with the gradients of both products' weights."""
+    from wesar_sweep.kernels.fused import gelu_gradients as fused
+    from wesar_sweep.kernels.fused import linear as fused_linear
+
+    K, M, D = case.slots, case.batch * case.context, case.width
+    hidden = case.architecture.ffn_width
+    like = (device, dtype)
+    dy, h = random(K, M, D, like=like), random(K, M, D, like=like)
+    u, w = random(K, M, hidden, like=like), random(K, D, hidden, like=like, scale=D**-0.5)
+
+    def reference(
+        dy_KMD: Tensor, w_KDF: Tensor, u_KMF: Tensor, h_KMD: Tensor
+    ) -> tuple[Tensor, ...]:
+        # gelu'(u) = Φ(u) + u φ(u)
+        cdf = 0.5 * (1 + torch.erf(u_KMF * 0.5**0.5))
+        density = torch.exp(-0.5 * u_KMF.square()) * (2 * torch.pi) ** -0.5
+        du_KMF = torch.bmm(dy_KMD, w_KDF) * (cdf + u_KMF * density)
+        dw_down_KDF = torch.bmm(dy_KMD.mT, u_KMF * cdf)
+        return du_KMF, dw_down_KDF, torch.bmm(du_KMF.mT, h_KMD)
+
+    def forward() -> tuple[Tensor, ...]:
+        dw_down, dw_up = torch.empty_like(w), w.new_empty(K, hidden, D)
+        du = fused.backward(dy, w, u, h, dw_down_KDF=dw_down, dw_up_KFD=dw_up)
+        return du, dw_down, dw_up
+
+    def apart() -> object:
+        du, a = fused_linear.gelu_linear_backward(dy, w, u)
+        return du, torch.bmm(dy.mT, a), torch.bmm(du.mT, h)
+
+    elements = 2 * u.numel() + 2 * dy.numel() + 3 * w.numel()
+    return Contest(
+        op="gelu_gradients",
+        case=case,
+        inputs={"dy_KMD": dy, "w_KDF": w, "u_KMF": u, "h_KMD": h},
+        reference=reference,
+        forward=forward,
+        work=Work(elements * dy.element_size(), 6.0 * u.numel() * D),
+        apart={"forward": apart},
+    )
+
+
 def optimizer(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
     """The whole update of stacks of wesar: pull-back, clip, AdamW, new effective weights, norms."""
     from wesar_sweep.kernels import adamw as adamw_reference
@@ -274,7 +316,9 @@ def optimizer(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
             rows.effective_KP,
             adamw=adamw,
             places=_places(layout),
-            forms=fused.Forms(rows.form_KM, rows.gate_trains_KM, rows.left, rows.right),
+            forms=fused.Forms(
+                rows.form_KM, rows.gate_trains_KM, rows.left, rows.right, rows.spectral_norm_KM
+            ),
         )
 
     def forward() -> tuple[Tensor, ...]:

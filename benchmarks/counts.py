@@ -95,7 +95,7 @@ def one_kernel_an_op(a: Architecture) -> Traffic:
 
 
 def engine(a: Architecture, *, narrow: bool) -> Traffic:
-    """What the passes of `model.fused_decoder` read and write, op by op.
+    """What the passes of `model.fused_decoder` read and write, op by op, for many runs at once.
 
     Statistics of rows, parts of the gains' gradients and norms of the embedding output (which some
     methods have) are left out.
@@ -112,7 +112,7 @@ def engine(a: Architecture, *, narrow: bool) -> Traffic:
         # q, k, v, y, dy to dq, dk, dv.
         "attention backward": 5 * D + 3 * D,
         "o backward": 2 * D,
-        "gradients of qkv, o, up, down": (3 * D + D) + 2 * D + (U + D) + (D + F),
+        "gradients of qkv, o": (3 * D + D) + 2 * D,
         **_rotation(a, narrow=narrow),
     }
     if narrow:
@@ -138,11 +138,12 @@ def engine(a: Architecture, *, narrow: bool) -> Traffic:
     if narrow and a.ffn == "gelu":
         layer |= {
             "activation, down and add": F + 2 * D,
-            # dx and u to du and the activation, which is made again.
-            "down and activation backward": D + F + 2 * F,
+            # dx, u, the product's input to du; the activation is made again and not written.
+            "down and activation backward, gradients of down and up": 2 * D + 2 * F,
         }
     else:
         layer |= {
+            "gradients of up, down": (U + D) + (D + F),
             "activation": U + F,
             "down and add" if narrow else "down": F + (2 * D if narrow else D),
             "down backward": D + F,

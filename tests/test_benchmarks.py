@@ -109,9 +109,9 @@ def test_bytes_are_those_counted_by_hand():
     ends = 2 * (11 * 128 + 6 * 256)
     unfused = counts.one_kernel_an_op(SMALL).bytes_a_token(SMALL)
     assert unfused == 4 * 2 * 110 * 128 + ends
-    # Narrow: 16 D + 2 F forward, 28 D + 6 F backward; the ends without logits, 8 D and 3 V.
+    # Narrow: 16 D + 2 F forward, 27 D + 3 F backward; the ends without logits, 8 D and 3 V.
     narrow = counts.engine(SMALL, narrow=True).bytes_a_token(SMALL)
-    assert narrow == 4 * 2 * (44 * 128 + 8 * 512) + 2 * (8 * 128 + 3 * 256)
+    assert narrow == 4 * 2 * (43 * 128 + 5 * 512) + 2 * (8 * 128 + 3 * 256)
     # Wide: 24 D + 4 F forward, 32 D + 7 F backward; the ends 11 D and 5 V.
     wide = counts.engine(SMALL, narrow=False).bytes_a_token(SMALL)
     assert wide == 4 * 2 * (56 * 128 + 11 * 512) + 2 * (11 * 128 + 5 * 256)
@@ -142,9 +142,10 @@ def test_bytes_follow_what_a_model_has():
         assert plain - unturned == 6 * D
     # Gated: u has 2 F instead of F where it is written, and where its gradient is read, twice. The
     # activation is apart: forward 3 F to make and F to read, not F; backward F written, then 5 F
-    # to read it, u and to write u's gradient, not 3 F.
+    # to read it, u and to write u's gradient, not 2 F, and both sides of a product for each weight,
+    # 3 F and 2 D, where GELU's kernel has all but D at hand.
     gated = elements_a_layer(narrow=True, ffn="swiglu") - elements_a_layer(narrow=True)
-    assert gated == (1 + 2) * F + (4 - 1) * F + (6 - 3) * F
+    assert gated == (1 + 2) * F + (4 - 1) * F + (6 - 2) * F + 2 * F + D
     large = replace(SMALL, vocabulary=257)
     ends = sum(counts.engine(large, narrow=True).ends.values())
     assert ends == 8 * D + 5 * 257, "logits are written, and read by the loss"

@@ -9,7 +9,7 @@ from tests.kernels.compiled import compile_calls
 from wesar_sweep.config.run import Architecture
 from wesar_sweep.kernels import adamw as plain
 from wesar_sweep.kernels.fused import optimizer as fused
-from wesar_sweep.kernels.reparametrization import power_iteration
+from wesar_sweep.kernels.reparametrization import power_iteration, spectral_norm
 from wesar_sweep.training.fused_step import _places
 from wesar_sweep.training.parameters import ParameterRows
 
@@ -59,6 +59,7 @@ def rows_of(shape, forms, K, device):
             for _ in range(5):
                 left, right = power_iteration(w_KMOI, left)
             rows.left[group.name], rows.right[group.name] = left, right
+            rows.spectral_norm_KM[:, group.matrices] = spectral_norm(w_KMOI, left, right)
     first = 0.1 * random(rows.parameter_KP)
     second = random(rows.parameter_KP).square() + 0.1
     gradient = random(rows.effective_KP)
@@ -89,7 +90,9 @@ def step(rows, first, second, gradient, adamw):
         rows.effective_KP,
         adamw=adamw,
         places=_places(rows.layout),
-        forms=fused.Forms(rows.form_KM, rows.gate_trains_KM, rows.left, rows.right),
+        forms=fused.Forms(
+            rows.form_KM, rows.gate_trains_KM, rows.left, rows.right, rows.spectral_norm_KM
+        ),
     )
 
 
@@ -216,6 +219,7 @@ CALLS = """
                 meta(K, M, dtype=torch.int64), meta(K, M, dtype=torch.bool),
                 {g.name: meta(K, g.count, g.outputs, dtype=f32) for g in groups},
                 {g.name: meta(K, g.count, g.inputs, dtype=f32) for g in groups},
+                meta(K, M, dtype=f32),
             ),
         )
 """

@@ -15,6 +15,7 @@ from wesar_sweep.kernels.fused import (
     data_order,
     embedding,
     feed_forward,
+    gelu_gradients,
     library_attention,
     linear,
     optimizer,
@@ -46,6 +47,7 @@ BREAKABLE = [
     ("linear (forward)", linear, "linear_add"),
     ("linear (forward)", linear, "gelu_linear_add"),
     ("linear (backward)", linear, "gelu_linear_backward"),
+    ("linear (backward)", gelu_gradients, "backward"),
     ("linear (backward)", linear, "linear_norm_backward"),
     ("optimizer", adamw, "scalars"),
     ("optimizer", optimizer, "update"),
@@ -58,7 +60,7 @@ BREAKABLE = [
     ("swiglu", feed_forward, "swiglu_forward"),
     ("swiglu", feed_forward, "swiglu_backward"),
 ]
-OUT = ("out", "out_KVD", "dw_out_KVD")
+OUT = ("out", "out_KVD", "dw_out_KVD", "dw_down_KDF", "dw_up_KFD")
 
 
 def damage(x):

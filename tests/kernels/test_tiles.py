@@ -18,6 +18,7 @@ from wesar_sweep.kernels.fused import (
     attention,
     cross_entropy,
     feed_forward,
+    gelu_gradients,
     linear,
     prediction,
     rms_norm,
@@ -90,6 +91,17 @@ def gelu_linear_add(make) -> Call:
 def gelu_linear_backward(make) -> Call:
     dy, w, u = make(M, D), make(D, F), make(M, F)
     return lambda **options: linear.gelu_linear_backward(dy, w, u, **options)
+
+
+def gelu_gradients_backward(make) -> Call:
+    dy, w, u, h = make(M, D), make(D, F), make(M, F), make(M, D)
+
+    def call(**options):
+        dw_down, dw_up = nothing(u, D, F), nothing(u, F, D)
+        into = dict(dw_down_KDF=dw_down, dw_up_KFD=dw_up)
+        return gelu_gradients.backward(dy, w, u, h, **into, **options), dw_down, dw_up
+
+    return call
 
 
 def linear_norm_backward(make) -> Call:
@@ -214,6 +226,7 @@ OPS: list[tuple[ModuleType, Callable[..., Call]]] = [
     (linear, linear_add),
     (linear, gelu_linear_add),
     (linear, gelu_linear_backward),
+    (gelu_gradients, gelu_gradients_backward),
     (linear, linear_norm_backward),
     (attention, attention_forward),
     (attention, attention_backward),

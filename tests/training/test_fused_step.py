@@ -4,7 +4,7 @@ import pytest
 import torch
 from triton.runtime.interpreter import InterpretedFunction
 
-from wesar_sweep.kernels.fused import attention, linear, prediction
+from wesar_sweep.kernels.fused import attention, gelu_gradients, linear, prediction
 from wesar_sweep.training.stack import Stack, StackTraits
 
 METHODS = (
@@ -41,14 +41,17 @@ def make(study, runs, text, device, **options):
     return stack
 
 
-@pytest.fixture(params=[False, True], ids=["by shape", "all by hand"])
+@pytest.fixture(params=["by shape", "by hand, few runs", "by hand, many runs"])
 def by_hand(request, monkeypatch):
-    """Whether the products and the attention that only bfloat16 takes are taken in float32 too."""
-    if request.param:
+    """Whether the products and the attention that only bfloat16 takes are taken in float32 too.
+
+    And whether GELU's backward pass is that of few runs or of many.
+    """
+    monkeypatch.setattr(gelu_gradients, "preferred", lambda *shape: "many" in request.param)
+    if "by hand" in request.param:
         monkeypatch.setattr(linear, "supported", lambda *shape: True)
         monkeypatch.setattr(attention, "use_fused", lambda *shape: True)
         monkeypatch.setattr(prediction, "supported", lambda width, ffn, V, dtype: V <= 256)
-    return request.param
 
 
 @pytest.mark.parametrize("shape", SHAPES)

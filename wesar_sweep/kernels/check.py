@@ -420,6 +420,7 @@ def _linear_forward(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _linear_backward(device: torch.device, dtype: torch.dtype) -> float:
+    from wesar_sweep.kernels.fused import gelu_gradients
     from wesar_sweep.kernels.fused import linear as fused
     from wesar_sweep.kernels.fused.rms_norm import sum_partials
 
@@ -434,12 +435,17 @@ def _linear_backward(device: torch.device, dtype: torch.dtype) -> float:
     product = rms_norm.reference(x_leaf, gain_leaf) @ up.float().mT
     dx, dgain = torch.autograd.grad(product, (x_leaf, gain_leaf), u.float())
     got_du, got_a = fused.gelu_linear_backward(dy, down, u)
+    dw_down, dw_up = torch.empty_like(down), torch.empty_like(up)
+    again_du = gelu_gradients.backward(dy, down, u, x, dw_down_KDF=dw_down, dw_up_KFD=dw_up)
     partial = x.new_empty(s.K, fused.partial_sums(s.M), s.D, dtype=torch.float32)
     got_dx = fused.linear_norm_backward(u, up, x, _rstd(x), gain, dy, partial_KBI=partial)
     return _worst(
         [
             (got_du, du),
             (got_a, a.detach()),
+            (again_du, du),
+            (dw_down, dy.float().mT @ a.detach()),
+            (dw_up, du.mT @ x.float()),
             (got_dx, dx + dy.float()),
             (sum_partials(partial), dgain),
         ]
@@ -515,6 +521,8 @@ def _optimizer(device: torch.device, dtype: torch.dtype) -> float:
     second = make(s.K, row_gains.stop, dtype=f32).square() + 0.1
     gradient, effective = make(s.K, gains.stop), make(s.K, gains.stop)
     left, right = (F.normalize(make(s.K, matrices, wide, dtype=f32), dim=2) for wide in (s.F, s.D))
+    w_KMOI = parameter[:, :size].unflatten(1, (matrices, s.F, s.D))
+    norm_KM = rp.spectral_norm(w_KMOI, left, right)
     form_KM = torch.arange(s.K, device=device).unsqueeze(1).expand(s.K, matrices).contiguous()
     trains_KM = form_KM != 1
 
@@ -549,7 +557,7 @@ def _optimizer(device: torch.device, dtype: torch.dtype) -> float:
         places=fused.Places(
             (fused.Group("up", 0, matrices, s.F, s.D, 0, 0),), gains, gates, row_gains
         ),
-        forms=fused.Forms(form_KM, trains_KM, {"up": left}, {"up": right}),
+        forms=fused.Forms(form_KM, trains_KM, {"up": left}, {"up": right}, norm_KM),
     )
     # Power iteration is for spectral runs alone.
     return _worst(

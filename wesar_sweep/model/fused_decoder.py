@@ -19,6 +19,7 @@ from wesar_sweep.kernels.fused import (
     cross_entropy,
     embedding,
     feed_forward,
+    gelu_gradients,
     linear,
     prediction,
     rms_norm,
@@ -155,18 +156,26 @@ class FusedDecoder:
         return *self._add_product(a_KMF, w_KDF, residual_KMD), a_KMF
 
     def _activate_backward(
-        self, dx_KMD: Tensor, w_KDF: Tensor, layer: _Layer
-    ) -> tuple[Tensor, Tensor]:
-        """(gradient of what was activated, the activation)."""
-        if layer.activated_KMF is None:
+        self, dx_KMD: Tensor, w_KDF: Tensor, layer: _Layer, *, down_KDF: Tensor, up_KFD: Tensor
+    ) -> Tensor:
+        """Gradient of what was activated; those of the products around it to `down`, `up`."""
+        u_KMF, a_KMF, h_KMD = layer.u_KMF, layer.activated_KMF, layer.before_feed_forward.h_KMD
+        if a_KMF is None and gelu_gradients.preferred(len(u_KMF), self._a.ffn_width):
+            return gelu_gradients.backward(
+                dx_KMD, w_KDF, u_KMF, h_KMD,
+                dw_down_KDF=down_KDF, dw_up_KFD=up_KFD, reverse=self._direction.turn(),
+            )  # fmt: skip
+        if a_KMF is None:
             turn = self._direction.turn()
-            return linear.gelu_linear_backward(dx_KMD, w_KDF, layer.u_KMF, reverse=turn)
-        da_KMF = self._direction.product(dx_KMD, w_KDF)
-        backward = (
-            feed_forward.swiglu_backward if self._a.ffn == "swiglu" else feed_forward.gelu_backward
-        )
-        du_KMF = backward(da_KMF, layer.u_KMF, reverse=self._direction.turn())
-        return du_KMF, layer.activated_KMF
+            du_KMF, a_KMF = linear.gelu_linear_backward(dx_KMD, w_KDF, u_KMF, reverse=turn)
+        else:
+            da_KMF = self._direction.product(dx_KMD, w_KDF)
+            gelu, swiglu = feed_forward.gelu_backward, feed_forward.swiglu_backward
+            backward = swiglu if self._a.ffn == "swiglu" else gelu
+            du_KMF = backward(da_KMF, u_KMF, reverse=self._direction.turn())
+        self._direction.product(dx_KMD.mT, a_KMF, out=down_KDF)
+        self._direction.product(du_KMF.mT, h_KMD, out=up_KFD)
+        return du_KMF
 
     def _embed(
         self, views: LayerViews, token_KM: Tensor, switches: EmbeddingSwitches
@@ -323,10 +332,10 @@ class FusedDecoder:
 
         for n in reversed(range(a.depth)):
             layer = kept.pop()
-            du_KMF, activated_KMF = self._activate_backward(dx_KMD, views.down[n], layer)
-            self._direction.product(dx_KMD.mT, activated_KMF, out=into.down[n])
-            self._direction.product(du_KMF.mT, layer.before_feed_forward.h_KMD, out=into.up[n])
-            del activated_KMF
+            du_KMF = self._activate_backward(
+                dx_KMD, views.down[n], layer, down_KDF=into.down[n], up_KFD=into.up[n]
+            )
+            layer.activated_KMF = None
             dx_KMD = self._project_backward(
                 du_KMF, views.up[n], views.norms[2 * n + 1], layer.before_feed_forward, dx_KMD,
                 parts_NKBD[2 * n + 1],

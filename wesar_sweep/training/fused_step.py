@@ -216,7 +216,9 @@ class FusedStep:
             rows.effective_KP,
             adamw=table.adamw(self._lr_SK.index_select(0, self._cursor)[0]),
             places=self._places,
-            forms=optimizer.Forms(rows.form_KM, rows.gate_trains_KM, rows.left, rows.right),
+            forms=optimizer.Forms(
+                rows.form_KM, rows.gate_trains_KM, rows.left, rows.right, rows.spectral_norm_KM
+            ),
         )
         table.advance()
         record_2K = torch.stack((nll_K, update.grad_norm_K))

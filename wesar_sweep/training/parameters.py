@@ -87,6 +87,7 @@ class ParameterRows:
         self._draws = Draws(self.layout)
         self.gate_trains_KM = torch.zeros(slots, matrices, device=device, dtype=torch.bool)
         self.form_KM = torch.zeros(slots, matrices, device=device, dtype=torch.int64)
+        self.spectral_norm_KM = torch.ones(slots, matrices, device=device)
         self.left: dict[str, Tensor] = {}
         self.right: dict[str, Tensor] = {}
         if "spectral" in forms:
@@ -115,7 +116,8 @@ class ParameterRows:
             kept = zero_rows(len(slots), value.shape[1], device=value.device, dtype=value.dtype)
             setattr(self, name, kept.copy_(value[slots]))
         self._grad_KP = None
-        self.gate_trains_KM, self.form_KM = self.gate_trains_KM[slots], self.form_KM[slots]
+        for name in ("gate_trains_KM", "form_KM", "spectral_norm_KM"):
+            setattr(self, name, getattr(self, name)[slots])
         for vectors in (self.left, self.right):
             for name, value in vectors.items():
                 vectors[name] = value[slots].contiguous()
@@ -210,6 +212,7 @@ class ParameterRows:
                     new_left, new_right = rp.power_iteration(w_KMOI, left)
                     left.copy_(new_left)
                     right.copy_(new_right)
+                self.spectral_norm_KM[slots, group.matrices] = rp.spectral_norm(w_KMOI, left, right)
                 spectral = rp.spectral_effective(w_KMOI, gate, left, right)
                 w_bar = self._pick("spectral", group, slots, spectral, w_bar)
             group.view(effective_KP).copy_(w_bar)

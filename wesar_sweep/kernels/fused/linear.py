@@ -13,7 +13,8 @@ part of it. Bytes a row of D bfloat16 values, F = 4 D (in brackets: one kernel a
 `linear_norm_backward`       dx = dres + norm'(dy w)                  2·(O + 3D)  [2·(O + 5D)]
 ===========================  =======================================  ==========  =============
 
-FLOPs are 2·I·O a row each. Weights come through the L2 cache. Accumulation is in float32.
+Going back, a stack of many runs takes `gelu_gradients` instead of `gelu_linear_backward`. FLOPs are
+2·I·O a row each. Weights come through the L2 cache. Accumulation is in float32.
 """
 
 from __future__ import annotations

@@ -9,10 +9,11 @@ With G the gradient by W̄, the gradient by W is affine in G and W for every for
     row       a = g/n          b = −(g/n) dg/n           c = 0          n = ‖W_o‖, dg = G_o·W_o / n
     spectral  a = γ/s          b = 0                     c = −(γ/s) dγ  s = uᵀWv, dγ = Σ G∘W / s
 
-so a first pass takes sums (G·W, G·G, W·W; for spectral uᵀGv and uᵀWv), from which gates, norms
-and coefficients follow, and a second pass does the rest. Bytes a matrix parameter with bfloat16 G
-and W̄: 6 in the first pass, 28 in the second, 34 in all; in plain torch about 90. A spectral matrix
-costs 4 or 8.5 more: see `fused.spectral`. Gates, gains and norms are few: see `fused.adamw`.
+so a first pass takes sums (G·W, G·G, W·W; for spectral uᵀGv), from which gates, norms and
+coefficients follow (s is known since W̄ was made), and a second pass does the rest. Bytes a matrix
+parameter with bfloat16 G and W̄: 6 in the first pass, 28 in the second, 34 in all; in plain torch
+about 90. A spectral matrix costs 4 or 8.5 more: see `fused.spectral`. Gates, gains and norms are
+few: see `fused.adamw`.
 
 Sums have one order: no atomics. A tile's sum is one partial sum; where a stack has the row form,
 which needs the sums of each output row, tiles are whole rows and a row is a partial sum.
@@ -88,6 +89,8 @@ class Forms:
     """u of the groups that may be spectral, by name, [K, M, O]; updated in place."""
     right: dict[str, Tensor]
     """v, [K, M, I]."""
+    spectral_norm_KM: Tensor
+    """s = uᵀWv where spectral, float32; updated in place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,7 @@ def update(
     def new(*shape: int) -> Tensor:
         return torch.empty(*shape, dtype=torch.float32, device=device)
 
-    sums_K5X, matrix_6KM = new(K, 5, sums), new(6, K, matrices)
+    sums_K4X, matrix_6KM = new(K, 4, sums), new(6, K, matrices)
     coefficients_K3R = new(K, 3, sums) if with_rows else matrix_6KM
     row_gains_start = places.row_gains.start if places.row_gains is not None else 0
     first_sum = 0
@@ -159,15 +162,15 @@ def update(
         t, is_spectral = tiles[g.name], g.name in forms.left
         _sums[(K * g.count * t.count,)](
             parameter_KP, gradient_KQ, forms.left.get(g.name), forms.right.get(g.name),
-            forms.form_KM, sums_K5X, parameter_KP.stride(0), gradient_KQ.stride(0), matrices, sums,
+            forms.form_KM, sums_K4X, parameter_KP.stride(0), gradient_KQ.stride(0), matrices, sums,
             g.start, g.count, g.outputs, g.inputs, g.first_matrix, first_sum,
             t.row_blocks, t.column_blocks, t.sums,
             SPECTRAL=is_spectral, ROW_FORM=with_rows,
             ROWS=t.rows, WIDTH=t.width, SPAN=t.span, num_warps=4,
         )  # fmt: skip
         _matrices[(K * g.count,)](
-            sums_K5X, coefficients_K3R, matrix_6KM, parameter_KP,
-            forms.form_KM, forms.gate_trains_KM,
+            sums_K4X, coefficients_K3R, matrix_6KM, parameter_KP,
+            forms.form_KM, forms.gate_trains_KM, forms.spectral_norm_KM,
             parameter_KP.stride(0), places.gates.start, row_gains_start + g.first_row,
             matrices, sums, K * matrices, g.count, t.sums, g.first_matrix, first_sum,
             SPECTRAL=is_spectral, ROW_FORM=with_rows, BLOCK=256, num_warps=4,
@@ -193,7 +196,7 @@ def update(
     first_sum = first_change = 0
     for g in places.groups:
         t, is_spectral = tiles[g.name], g.name in forms.left
-        gather = is_spectral and not spectral.is_held(g.outputs, g.inputs)
+        gather = is_spectral and not spectral.is_whole(g.outputs, g.inputs)
         partial_KMXI = new(K, g.count, t.row_blocks, g.inputs) if gather else None
         _update[(K * g.count * t.count,)](
             parameter_KP, first_KP, second_KP, gradient_KQ, effective_KQ,
@@ -215,6 +218,7 @@ def update(
                 forms.right[g.name],
                 partial_KMXI,
                 forms.form_KM,
+                forms.spectral_norm_KM,
                 start=g.start,
                 first_matrix=g.first_matrix,
                 gates_start=places.gates.start,
@@ -259,7 +263,7 @@ def _sums(
     SPECTRAL: tl.constexpr, ROW_FORM: tl.constexpr,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
-    """Sums of a tile, or of each row of it: G·W, G·G, W·W, and where spectral uᵀGv, uᵀWv."""
+    """Sums of a tile, or of each row of it: G·W, G·G, W·W, and where spectral uᵀGv."""
     blocks = row_blocks * column_blocks
     block = tl.program_id(0) % blocks
     matrix = (tl.program_id(0) // blocks) % M
@@ -270,7 +274,6 @@ def _sums(
     gg = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
     ww = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
     ugv = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
-    uwv = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
     if SPECTRAL:
         is_spectral = tl.load(form + run * matrices + first_matrix + matrix) == 2
     for begin in range(0, SPAN, WIDTH):
@@ -286,31 +289,24 @@ def _sums(
             if is_spectral:
                 u = tl.load(left + (run * M + matrix) * O + row, mask=row < O, other=0.0)
                 v = tl.load(right + (run * M + matrix) * I + column, mask=column < I, other=0.0)
-                uv = u[:, None] * v[None, :]
-                ugv += g * uv
-                uwv += w * uv
-    out = sums + run * 5 * all_sums + first_sum + matrix * own_sums
+                ugv += g * (u[:, None] * v[None, :])
+    out = sums + run * 4 * all_sums + first_sum + matrix * own_sums
+    # The four together: [ROWS, WIDTH, 2, 2], in one trip through shared memory.
+    four = tl.join(tl.join(gw, ww), tl.join(gg, ugv))
+    plane = tl.arange(0, 4)
     if ROW_FORM:
-        tl.store(out + row, tl.sum(gw, axis=1), mask=row < O)
-        tl.store(out + all_sums + row, tl.sum(gg, axis=1), mask=row < O)
-        tl.store(out + 2 * all_sums + row, tl.sum(ww, axis=1), mask=row < O)
-        if SPECTRAL:
-            if is_spectral:
-                tl.store(out + 3 * all_sums + row, tl.sum(ugv, axis=1), mask=row < O)
-                tl.store(out + 4 * all_sums + row, tl.sum(uwv, axis=1), mask=row < O)
+        of_rows = tl.sum(tl.reshape(four, (ROWS, WIDTH, 4)), axis=1)
+        at = out + plane[None, :] * all_sums + row[:, None]
+        tl.store(at, of_rows, mask=(row < O)[:, None] & (plane < 4)[None, :])
     else:
-        tl.store(out + block, tl.sum(gw))
-        tl.store(out + all_sums + block, tl.sum(gg))
-        tl.store(out + 2 * all_sums + block, tl.sum(ww))
-        if SPECTRAL:
-            if is_spectral:
-                tl.store(out + 3 * all_sums + block, tl.sum(ugv))
-                tl.store(out + 4 * all_sums + block, tl.sum(uwv))
+        tl.store(
+            out + plane * all_sums + block, tl.sum(tl.reshape(four, (ROWS * WIDTH, 4)), axis=0)
+        )
 
 
 @triton.jit(do_not_specialize=_PLAIN)
 def _matrices(
-    sums, coefficients, matrix_values, parameter, form, gate_trains,
+    sums, coefficients, matrix_values, parameter, form, gate_trains, spectral_norm,
     parameter_stride, gates_start, row_gains_start, matrices, all_sums, plane, M, own_sums,
     first_matrix, first_sum,
     SPECTRAL: tl.constexpr, ROW_FORM: tl.constexpr, BLOCK: tl.constexpr,
@@ -325,13 +321,12 @@ def _matrices(
     own = run * matrices + first_matrix + matrix
     kind = tl.load(form + own)
     gate = tl.load(parameter + run * parameter_stride + gates_start + first_matrix + matrix)
-    source = sums + run * 5 * all_sums + first_sum + matrix * own_sums
+    source = sums + run * 4 * all_sums + first_sum + matrix * own_sums
     lane = tl.arange(0, BLOCK)
     gw = tl.zeros((BLOCK,), dtype=tl.float32)
     gg = tl.zeros((BLOCK,), dtype=tl.float32)
     ww = tl.zeros((BLOCK,), dtype=tl.float32)
     ugv = tl.zeros((BLOCK,), dtype=tl.float32)
-    uwv = tl.zeros((BLOCK,), dtype=tl.float32)
     rows_squared = tl.zeros((BLOCK,), dtype=tl.float32)
     gains_squared = tl.zeros((BLOCK,), dtype=tl.float32)
     for begin in range(0, own_sums, BLOCK):
@@ -360,7 +355,6 @@ def _matrices(
         if SPECTRAL:
             if kind == 2:
                 ugv += tl.load(source + 3 * all_sums + part, mask=inside, other=0.0)
-                uwv += tl.load(source + 4 * all_sums + part, mask=inside, other=0.0)
     total_gw, total_gg = tl.sum(gw, axis=0), tl.sum(gg, axis=0)
     dgate = total_gw
     scale = gate
@@ -368,7 +362,7 @@ def _matrices(
     square = gate * gate * total_gg
     if SPECTRAL:
         if kind == 2:
-            s = tl.sum(uwv, axis=0)
+            s = tl.load(spectral_norm + own)
             dgate = total_gw / s
             scale = gate / s
             rank_one = -scale * dgate

@@ -6,7 +6,8 @@ What `reparametrization.power_iteration` and `spectral_effective` compute of the
 
 v needs all of W, s all of W after v, and W̄ all of W after s. A matrix that fits in the registers of
 a program is read once: 4 bytes a parameter, and the 2 of W̄ that `fused.optimizer` then leaves to
-this pass. For a larger one the optimizer, which has the new W at hand, keeps the parts of Wᵀu; W is
+this pass. One of up to 256 KB is read three times by one program, but two of them mostly from the
+caches. For a larger one the optimizer, which has the new W at hand, keeps the parts of Wᵀu; W is
 read for Wv and again for W̄: 8 bytes, and half a byte for the parts, written and read, of 16 rows
 each (where the optimizer's tiles are whole rows: 8 bytes by the rows of a tile). Sums have one
 order.
@@ -20,16 +21,24 @@ from torch import Tensor, empty
 
 _HELD = 16384
 """Largest matrix that one program holds, 64 values a thread."""
+_STREAMED = 65536
+"""Largest that one program does: what the caches hold of those that are done at once."""
 _VALUES = 4096
 """Of a tile of a larger one that is summed, 16 values a thread; twice as many of one that is not,
 for which the compiler would otherwise save registers until it spills."""
+_PIECE, _WARPS = 16384, 16
+"""What a program that does a matrix in passes reads at once, and its warps."""
 _LONGEST = 1024
 """Piece of a row."""
 
 
-def is_held(outputs: int, inputs: int) -> bool:
-    """Whether such a matrix is read once, and no parts of Wᵀu are asked for."""
-    return triton.next_power_of_2(outputs) * triton.next_power_of_2(inputs) <= _HELD
+def is_whole(outputs: int, inputs: int) -> bool:
+    """Whether one program does such a matrix, and no parts of Wᵀu are asked for."""
+    return _size(outputs, inputs) <= _STREAMED
+
+
+def _size(outputs: int, inputs: int) -> int:
+    return triton.next_power_of_2(outputs) * triton.next_power_of_2(inputs)
 
 
 def refresh(
@@ -38,6 +47,7 @@ def refresh(
     right_KMI: Tensor,
     partial_KMXI: Tensor | None,
     form_KM: Tensor,
+    spectral_norm_KM: Tensor,
     *,
     start: int,
     first_matrix: int,
@@ -52,6 +62,7 @@ def refresh(
         right_KMI: v, float32.
         partial_KMXI: Parts whose sum over X is Wᵀu, float32; None where `is_held`.
         form_KM: Form of all matrices, int64; 2 is spectral.
+        spectral_norm_KM: s, float32, all matrices'.
         start: First parameter of the group in the row.
         first_matrix: Number of its first matrix.
         gates_start: Place of the first gate in the row.
@@ -63,11 +74,13 @@ def refresh(
     where = (matrices, start, M, O, I, first_matrix)
     strides = (parameter_KP.stride(0), out.stride(0), gates_start)
     if partial_KMXI is None:
-        assert is_held(O, I), (O, I)
-        rows = triton.next_power_of_2(O)
-        _held[(K * M,)](
-            parameter_KP, out, left_KMO, right_KMI, form_KM, *strides, *where,
-            ROWS=rows, WIDTH=width, num_warps=min(8, max(1, rows * width // 2048)),
+        assert is_whole(O, I), (O, I)
+        rows, held = triton.next_power_of_2(O), _size(O, I) <= _HELD
+        kernel = _held if held else _streamed
+        kernel[(K * M,)](
+            parameter_KP, out, left_KMO, right_KMI, form_KM, spectral_norm_KM, *strides, *where,
+            ROWS=rows if held else max(1, _PIECE // width), WIDTH=width,
+            num_warps=min(8, max(1, rows * width // 2048)) if held else _WARPS,
         )  # fmt: skip
         return
     _right[(K * M,)](
@@ -84,10 +97,19 @@ def refresh(
     )  # fmt: skip
     rows *= 2
     _effective[(K * M * triton.cdiv(O, rows),)](
-        parameter_KP, out, left_KMO, square_KMX, form_KM, *strides, *where,
+        parameter_KP, out, left_KMO, square_KMX, form_KM, spectral_norm_KM, *strides, *where,
         triton.cdiv(O, rows), blocks,
         ROWS=rows, WIDTH=width, SQUARES=triton.next_power_of_2(blocks), num_warps=8,
     )  # fmt: skip
+
+
+@triton.jit
+def _last_first():
+    """The number of this program, from the other end than that of the kernel before began at.
+
+    What that read or wrote last is still in the cache.
+    """
+    return tl.num_programs(0) - 1 - tl.program_id(0)
 
 
 @triton.jit
@@ -98,12 +120,14 @@ def _length(square):
 
 @triton.jit(do_not_specialize=("M", "first_matrix", "blocks", "parts"))
 def _held(
-    parameter, effective, left, right, form, parameter_stride, effective_stride, gates_start,
-    matrices, start, M, O, I, first_matrix, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    parameter, effective, left, right, form, spectral_norm, parameter_stride, effective_stride,
+    gates_start, matrices, start, M, O, I, first_matrix,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """All of it, a matrix a program."""
-    run = (tl.program_id(0) // M).to(tl.int64)
-    matrix = tl.program_id(0) % M
+    number = _last_first()
+    run = (number // M).to(tl.int64)
+    matrix = number % M
     if tl.load(form + run * matrices + first_matrix + matrix) == 2:
         row, column = tl.arange(0, ROWS), tl.arange(0, WIDTH)
         mask = (row < O)[:, None] & (column < I)[None, :]
@@ -118,8 +142,60 @@ def _held(
         u = tl.sum(w * v[None, :], axis=1)
         s = _length(tl.sum(u * u, axis=0))
         tl.store(u_at, u / s, mask=row < O)
+        tl.store(spectral_norm + run * matrices + first_matrix + matrix, s)
         bar = (w * (gate / s)).to(effective.dtype.element_ty)
         tl.store(effective + run * effective_stride + at, bar, mask=mask)
+
+
+@triton.jit(do_not_specialize=("M", "first_matrix", "blocks", "parts"))
+def _streamed(
+    parameter, effective, left, right, form, spectral_norm, parameter_stride, effective_stride,
+    gates_start, matrices, start, M, O, I, first_matrix,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """All of it in three passes, a matrix a program: down, up and down again over its rows.
+
+    So each pass begins with the rows that the one before has left in the caches.
+    """
+    number = _last_first()
+    run = (number // M).to(tl.int64)
+    matrix = number % M
+    if tl.load(form + run * matrices + first_matrix + matrix) == 2:
+        column = tl.arange(0, WIDTH)
+        place = start + matrix.to(tl.int64) * O * I + column[None, :]
+        w_at = parameter + run * parameter_stride + place
+        bar_at = effective + run * effective_stride + place
+        u_at = left + (run * M + matrix) * O
+        sums = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
+        for begin in tl.range(0, O, ROWS, num_stages=1):
+            row = begin + tl.arange(0, ROWS)
+            mask = (row < O)[:, None] & (column < I)[None, :]
+            u = tl.load(u_at + row, mask=row < O, other=0.0)
+            sums += tl.load(w_at + row[:, None] * I, mask=mask, other=0.0) * u[:, None]
+        v = tl.sum(sums, axis=0)
+        v = v / _length(tl.sum(v * v, axis=0))
+        tl.store(right + (run * M + matrix) * I + column, v, mask=column < I)
+        square = tl.zeros((ROWS,), dtype=tl.float32)
+        for back in tl.range(0, O, ROWS, num_stages=1):
+            row = (tl.cdiv(O, ROWS) - 1) * ROWS - back + tl.arange(0, ROWS)
+            mask = (row < O)[:, None] & (column < I)[None, :]
+            wv = tl.load(w_at + row[:, None] * I, mask=mask, other=0.0) * v[None, :]
+            u = tl.sum(wv, axis=1)
+            tl.store(u_at + row, u, mask=row < O)
+            square += u * u
+        s = _length(tl.sum(square, axis=0))
+        tl.store(spectral_norm + run * matrices + first_matrix + matrix, s)
+        gate = tl.load(parameter + run * parameter_stride + gates_start + first_matrix + matrix)
+        # What other threads have stored of u is read now.
+        tl.debug_barrier()
+        for begin in tl.range(0, O, ROWS, num_stages=1):
+            row = begin + tl.arange(0, ROWS)
+            mask = (row < O)[:, None] & (column < I)[None, :]
+            u = tl.load(u_at + row, mask=row < O, other=0.0)
+            tl.store(u_at + row, u / s, mask=row < O)
+            w = tl.load(w_at + row[:, None] * I, mask=mask, other=0.0)
+            bar = (w * (gate / s)).to(effective.dtype.element_ty)
+            tl.store(bar_at + row[:, None] * I, bar, mask=mask)
 
 
 @triton.jit(do_not_specialize=("M", "first_matrix", "blocks", "parts"))
@@ -168,16 +244,15 @@ def _left(
 
 @triton.jit(do_not_specialize=("M", "first_matrix", "blocks", "parts"))
 def _effective(
-    parameter, effective, left, square, form, parameter_stride, effective_stride, gates_start,
-    matrices, start, M, O, I, first_matrix, blocks, parts,
+    parameter, effective, left, square, form, spectral_norm, parameter_stride, effective_stride,
+    gates_start, matrices, start, M, O, I, first_matrix, blocks, parts,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, SQUARES: tl.constexpr,
 ):  # fmt: skip
     """The left vector u = Wv / s and W̄ = γ/s W of a block of rows."""
-    # The other way round: what `_left` read last is still in the cache.
-    program = tl.num_programs(0) - 1 - tl.program_id(0)
-    block = program % blocks
-    matrix = (program // blocks) % M
-    run = (program // (M * blocks)).to(tl.int64)
+    number = _last_first()
+    block = number % blocks
+    matrix = (number // blocks) % M
+    run = (number // (M * blocks)).to(tl.int64)
     if tl.load(form + run * matrices + first_matrix + matrix) == 2:
         part = tl.arange(0, SQUARES)
         squares = square + (run * M + matrix) * parts + part
@@ -186,6 +261,8 @@ def _effective(
         row = block * ROWS + tl.arange(0, ROWS)
         u_at = left + (run * M + matrix) * O + row
         tl.store(u_at, tl.load(u_at, mask=row < O, other=0.0) / s, mask=row < O)
+        if block == 0:
+            tl.store(spectral_norm + run * matrices + first_matrix + matrix, s)
         place = start + (matrix.to(tl.int64) * O + row[:, None]) * I
         for begin in range(0, I, WIDTH):
             column = begin + tl.arange(0, WIDTH)
