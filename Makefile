@@ -53,8 +53,8 @@ bench: $(VENV)/.installed ## Measure the engine on this CPU against plain torch;
 	$(BIN)/python benchmarks/cpu_engine.py
 
 # The most important first; what fails in one script does not keep the others from running.
-bench-gpu: $(VENV)/.installed ## The same on this GPU, with every kernel, each method's cost and the slots' occupancy
-	@failed=; for script in gpu_engine gpu_kernels gpu_overhead gpu_occupancy; do \
+bench-gpu: $(VENV)/.installed ## The same on this GPU, with every kernel, the cost of methods and modes, the slots' occupancy
+	@failed=; for script in gpu_engine gpu_kernels gpu_overhead gpu_modes gpu_occupancy; do \
 	    echo "$(BIN)/python benchmarks/$$script.py $(ARGS)"; \
 	    $(BIN)/python benchmarks/$$script.py $(ARGS) || failed="$$failed $$script"; done; \
 	$(BIN)/python benchmarks/chart.py; \

@@ -125,6 +125,7 @@ def make_stack(
     device: torch.device,
     precision: str = "bf16",
     fused: bool = True,
+    deterministic: bool = False,
     mark: Callable[[str], object] = lambda part: None,
 ) -> Stack:
     """A stack as `training.engine.Engine` makes it, with a run in every slot.
@@ -135,6 +136,7 @@ def make_stack(
         device: Where to.
         precision: Of activations and products; on a CPU always fp32.
         fused: Whether to take the fused kernels; off is plain torch, for comparison.
+        deterministic: Only kernels that repeat themselves; the switch is the process's.
         mark: Told what is done, when it is.
     """
     from wesar_sweep.training.stack import Stack, StackTraits
@@ -148,6 +150,7 @@ def make_stack(
         train_S=tokens(case.vocabulary, device=device),
         precision=precision if on_gpu else "fp32",  # type: ignore[arg-type]
         fused=fused and on_gpu,
+        deterministic=deterministic and on_gpu,
     )
     mark("stack")
     stack.warm_up()
@@ -187,6 +190,10 @@ class Trainer:
             if self._pending is not None:
                 self._pending.read()
             self._pending = block
+
+    def parameters(self) -> Tensor:
+        """The flat rows of all runs, [K, P]; not copied."""
+        return self._stack.rows.parameter_KP
 
     def loss(self) -> float:
         """The worst slot's loss at the last step, nats; NaN where any slot's is."""
@@ -297,6 +304,11 @@ def matrix_rates(device: torch.device, *, repeats: int = 20) -> list[float]:
 
 
 # Results.
+
+
+def figure_name(words: str) -> str:
+    """As a variant stands in the rows: "he, again" is he_again."""
+    return "_".join(words.replace(",", "").replace("'", "").split())
 
 
 class Results:

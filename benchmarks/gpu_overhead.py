@@ -86,8 +86,7 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 def figure_of(name: str) -> str:
     """As a variant stands in the rows: he_again_over_he."""
-    words = name.replace(",", "").replace("'", "").split()
-    return "_".join(words) + f"_over_{PLAIN}"
+    return f"{gpu.figure_name(name)}_over_{PLAIN}"
 
 
 def measure(

@@ -63,6 +63,8 @@ class FusedStep:
             # Of the kernels in use only the library's attention has sums in no fixed order.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
+            # Else every buffer of a step would first be filled with NaN, by a kernel of its own.
+            torch.utils.deterministic.fill_uninitialized_memory = False
         self.rebuild()
 
     def rebuild(self) -> None:
