@@ -1,9 +1,10 @@
-"""What precision and determinism cost: step time of stacks in tf32, fp32 and with repeatable kernels.
+"""What precision and determinism cost: step time of stacks in tf32, in fp32 and deterministic.
 
     python benchmarks/gpu_modes.py                (make bench-gpu)
 
-One stack a mode lies on the GPU, each with its captured step, and they take turns with the stack in
-bfloat16, as in `gpu_overhead`: a turn is compared with the mean of bfloat16's before and after it.
+A stack of each mode in turn lies on the GPU beside one in bfloat16, each with its captured step,
+and they take turns, as in `gpu_overhead`: one is compared with the mean of bfloat16's before and
+after it.
 A deterministic stack is trained for a few steps twice over, from the same runs: whether both leave
 the same bits is said, for it and for bfloat16 without the option.
 """
@@ -11,6 +12,7 @@ the same bits is said, for it and for bfloat16 without the option.
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from typing import TYPE_CHECKING
 
@@ -54,57 +56,62 @@ def bits_after(case: gpu.Case, mode: str, device: torch.device) -> Tensor:
 
 
 def measure(case: gpu.Case, *, results: gpu.Results, device: torch.device, rounds: int) -> None:
-    """The modes of one case."""
-    trainers: dict[str, gpu.Trainer] = {}
-    for mode in (BASE, *OTHERS):
-        with results.part(f"{mode}, {case.label}"):
-            if mode in (BASE, DETERMINISTIC):
-                first, second = (bits_after(case, mode, device) for _ in range(2))
-                same = torch.equal(first, second)
-                results.say(f"{case.label} {mode}: twice the same bits: {same}")
-                results.record(
-                    case.label, **{f"{gpu.figure_name(mode)}_repeats_itself": float(same)}
-                )
-                del first, second
-            trainers[mode] = make(case, mode, device)
-    if BASE not in trainers:
-        return
-    step_s = gpu.median(gpu.time_blocks(trainers[BASE].advance, device=device, seconds=0.2))
+    """The modes of one case, one after another beside bfloat16: memory may not hold them all."""
+    with results.part(f"bits, {case.label}"):
+        say_whether_it_repeats(case, BASE, results, device)
+    base = make(case, BASE, device)
+    step_s = gpu.median(gpu.time_blocks(base.advance, device=device, seconds=0.2))
     steps = max(1, round(TURN_S / step_s))
-
-    def turn(mode: str) -> float:
-        return gpu.timed(trainers[mode].advance, [steps], device=device)[0]
-
-    ratios: dict[str, list[float]] = {mode: [] for mode in OTHERS if mode in trainers}
-    base = [turn(BASE)]
-    for _ in range(rounds):
-        for mode, values in ratios.items():
-            seconds = turn(mode)
-            base.append(turn(BASE))
-            values.append(2 * seconds / (base[-2] + base[-1]))
     tokens = case.slots * case.architecture.tokens_per_step
     rows = []
-    figures: dict[str, list[float]] = {"bf16_tokens_per_second": [tokens / t for t in base]}
-    for mode, values in ratios.items():
-        loss = trainers[mode].loss()
-        if not gpu.is_plausible(loss, vocabulary=case.vocabulary):
-            results.failures.append(f"{mode}, {case.label}")
-            results.say(f"{mode}, {case.label}: loss {loss}, so no speed is reported")
-            continue
-        figures[f"{gpu.figure_name(mode)}_over_bf16"] = values
-        rate = tokens / (gpu.median(base) * gpu.median(values))
-        rows.append(
-            {
-                "case": case.label,
-                "mode": mode,
-                "step time over bf16": f"{gpu.median(values):.3f}",
-                "tokens/s": f"{rate / 1e6:.2f} M",
-                "n": len(values),
-            }
-        )
-    results.record(case.label, **figures)
+    for mode in OTHERS:
+        with results.part(f"{mode}, {case.label}"):
+            if mode == DETERMINISTIC:
+                say_whether_it_repeats(case, mode, results, device)
+            other = make(case, mode, device)
+            before = gpu.timed(base.advance, [steps], device=device)[0]
+            ratios, seconds = [], [before]
+            for _ in range(rounds):
+                turn = gpu.timed(other.advance, [steps], device=device)[0]
+                seconds.append(gpu.timed(base.advance, [steps], device=device)[0])
+                ratios.append(2 * turn / (seconds[-2] + seconds[-1]))
+            loss = other.loss()
+            if not gpu.is_plausible(loss, vocabulary=case.vocabulary):
+                raise RuntimeError(f"loss {loss}, so no speed is reported")
+            results.record(case.label, **{f"{gpu.figure_name(mode)}_over_bf16": ratios})
+            rate = tokens / (gpu.median(seconds) * gpu.median(ratios))
+            rows.append(
+                {
+                    "case": case.label,
+                    "mode": mode,
+                    "step time over bf16": f"{gpu.median(ratios):.3f}",
+                    "tokens/s": f"{rate / 1e6:.2f} M",
+                    "n": len(ratios),
+                }
+            )
+            del other
+        free(device)
     if rows:
         results.say(gpu.table(rows))
+
+
+def say_whether_it_repeats(
+    case: gpu.Case, mode: str, results: gpu.Results, device: torch.device
+) -> None:
+    """Train twice from the same runs and compare bits."""
+    first = bits_after(case, mode, device)
+    free(device)
+    same = torch.equal(first, bits_after(case, mode, device))
+    free(device)
+    results.say(f"{case.label} {mode}: twice the same bits: {same}")
+    results.record(case.label, **{f"{gpu.figure_name(mode)}_repeats_itself": float(same)})
+
+
+def free(device: torch.device) -> None:
+    """The memory of stacks that are gone; their graphs lie in cycles."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def main() -> int:
@@ -124,8 +131,7 @@ def main() -> int:
         with results.part(case.label):
             measure(case, results=results, device=device, rounds=rounds)
         torch.use_deterministic_algorithms(False)
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        free(device)
     return results.close()
 
 

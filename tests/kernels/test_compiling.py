@@ -1,9 +1,13 @@
 """Compiling ahead, on any machine: the compiler for sm_90 is real, the driver is not."""
 
+import importlib
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 import textwrap
 from pathlib import Path
 
@@ -156,6 +160,72 @@ def test_groups_of_matrices_share_the_kernels_of_the_optimizer(compiled):
     """)
     assert sorted(told[0]) == ["_matrices", "_sums", "_sums", "_update", "_update"]
     assert told[1] == []
+
+
+LAUNCHER = """
+#include <Python.h>
+static PyObject *launch(PyObject *self, PyObject *args) { return PyLong_FromLong(%d); }
+static PyMethodDef methods[] = {{"launch", launch, METH_VARARGS, ""}, {NULL, NULL, 0, NULL}};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "launcher_of_a_test", NULL, -1, methods};
+PyMODINIT_FUNC PyInit_launcher_of_a_test(void) {
+    PyObject *made = PyModule_Create(&module);
+    PyModule_AddFunctions(made, methods);
+    return made;
+}
+"""
+"""As Triton up to 3.6 makes one for each kernel, all of one name."""
+
+
+@pytest.fixture
+def load_launcher(tmp_path):
+    """Load launcher 1 or 2; each says its number."""
+    include = Path(sysconfig.get_paths()["include"])
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None or not (include / "Python.h").exists():
+        pytest.skip("needs a C compiler and Python's headers")
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "launcher.c").write_text(LAUNCHER % number)
+        subprocess.run(
+            [compiler, "-shared", "-fPIC", f"-I{include}", "launcher.c", "-o", "launcher.so"],
+            cwd=folder,
+            check=True,
+        )
+
+    def load(number):
+        path = tmp_path / str(number) / "launcher.so"
+        spec = importlib.util.spec_from_file_location("launcher_of_a_test", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    sys.modules.pop("launcher_of_a_test", None)
+
+
+def test_launchers_loaded_again_do_not_take_each_others_place(load_launcher):
+    from wesar_sweep.kernels.fused import compiling
+
+    for number in (1, 2):
+        load_launcher(number)
+    # The control: loaded again, the two are one object, which says what was loaded last.
+    first, second = load_launcher(1), load_launcher(2)
+    assert first is second and first.launch() == 2
+    with compiling._modules_apart():
+        first, second = load_launcher(1), load_launcher(2)
+    assert (first.launch(), second.launch()) == (1, 2)
+    assert load_launcher(1) is load_launcher(2), "outside, Python is as it was"
+
+
+def test_an_ordinary_extension_is_imported_as_ever(monkeypatch):
+    from wesar_sweep.kernels.fused import compiling
+
+    names = ("_xxtestfuzz", "audioop", "_ctypes_test", "_testbuffer", "_testclinic", "xxlimited")
+    name = next(n for n in names if n not in sys.modules and importlib.util.find_spec(n))
+    with compiling._modules_apart():
+        module = importlib.import_module(name)
+    assert sys.modules[name] is module
 
 
 @pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="only without a GPU")

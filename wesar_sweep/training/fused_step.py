@@ -64,7 +64,7 @@ class FusedStep:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
             # Else every buffer of a step would first be filled with NaN, by a kernel of its own.
-            torch.utils.deterministic.fill_uninitialized_memory = False
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.rebuild()
 
     def rebuild(self) -> None:

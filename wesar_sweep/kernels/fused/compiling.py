@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.machinery import ExtensionFileLoader, ModuleSpec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -72,7 +74,11 @@ def compile_ahead(step: Callable[[], object], *, device: torch.device) -> int:
             torch.cuda.set_device(device)
 
     threads = min(_MOST_THREADS, 2 * len(os.sched_getaffinity(0)))
-    with ThreadPoolExecutor(threads, "compile", initializer=begin) as pool, _fair_threads():
+    with (
+        ThreadPoolExecutor(threads, "compile", initializer=begin) as pool,
+        _fair_threads(),
+        _modules_apart(),
+    ):
         builders = _Builders(pool)
         with (
             _launches_left_out(),
@@ -99,6 +105,32 @@ class _Builders:
 
         self.count += 1
         return self._pool.submit(build_and_load)
+
+
+@contextmanager
+def _modules_apart() -> Iterator[None]:
+    """Extension modules of one name, loaded by several threads, stay apart.
+
+    Triton up to 3.6 makes an extension module for each launcher, all of one name. Python fills one
+    object for all modules of a name that it loads again, so that a thread which asks it for its
+    launcher may get another thread's: then "function takes exactly 33 arguments (37 given)".
+    """
+    loader, lock = ExtensionFileLoader, threading.Lock()
+    honest = loader.create_module
+
+    def alone(self: ExtensionFileLoader, spec: ModuleSpec) -> ModuleType:
+        with lock:
+            # The object that would be filled again is the one that is found here.
+            sys.modules.pop(spec.name, None)
+            module = honest(self, spec)
+            sys.modules.pop(spec.name, None)
+            return module
+
+    loader.create_module = alone  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        loader.create_module = honest  # type: ignore[method-assign]
 
 
 @contextmanager
