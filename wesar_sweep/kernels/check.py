@@ -296,7 +296,8 @@ def _prediction(device: torch.device, dtype: torch.dtype) -> float:
     x, gain, w = make(s.K, s.M, s.D), make.in_row(s.K, s.D), make.in_row(s.K, V, s.D)
     target, z_loss = make.tokens(s.K, s.M, below=V), _z_losses(make)
     h = rms_norm.reference(x.float(), gain.float())
-    logit = _leaf(h @ w.float().mT)
+    # The product takes h in its own type.
+    logit = _leaf(h.to(dtype).float() @ w.float().mT)
     nll, _, total = _losses(logit, target, z_loss)
     (dlogit,) = torch.autograd.grad(total / s.M, logit)
     alone = fused.loss(x, gain, w, target, None, scale=None)[0]
