@@ -10,7 +10,7 @@ result.report()  # results/lr_sigma/report.html
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,6 +115,7 @@ def run(
     out: Path | str | None = None,
     command: Sequence[str] | None = None,
     quiet: bool = False,
+    on_ready: Callable[[], None] | None = None,
 ) -> Result:
     """Train a study, or what is left of it.
 
@@ -124,8 +125,11 @@ def run(
         out: Results directory; default ``results/<name>``.
         command: For the provenance; default this process's command line.
         quiet: Show no progress on standard error.
+        on_ready: Called once the study is this process's and the input has been looked at.
 
     Raises:
+        EndedEarly: The study was interrupted or cancelled, or a budget is used up
+            (`wesar_sweep.endings`); what was finished is on disk.
         ConfigError: Something in the files is wrong, not installed or not for this device.
         StoreError: The results directory cannot be used.
         LaunchError: Workers cannot be started, or keep dying.
@@ -135,7 +139,7 @@ def run(
     study = study if isinstance(study, Study) else load(study)
     sweep = on if isinstance(on, Sweep) else load_sweep(None if on is None else Path(on))
     root = Path(out) if out is not None else RESULTS / study.name
-    run_study(study, sweep=sweep, root=root, command=command, quiet=quiet)
+    run_study(study, sweep=sweep, root=root, command=command, quiet=quiet, on_ready=on_ready)
     return Result(study, StudyDirectory(root))
 
 

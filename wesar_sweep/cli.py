@@ -1,8 +1,8 @@
 """The command line: `wesar-sweep COMMAND`. Thin: each command reads its words and calls a room.
 
-Exit codes: 0 done, 1 runs or checks failed or workers could not work, 2 bad input, 130 stopped by
-Ctrl-C (143 by SIGTERM). Progress and messages go to standard error; the result's path comes last on
-standard output.
+Exit codes: 0 done, 1 runs or checks failed or workers could not work, 2 bad input, 3 a budget is
+used up, 4 cancelled, 130 stopped by Ctrl-C (143 by SIGTERM). Progress and messages go to standard
+error; the result's path comes last on standard output.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from wesar_sweep.config.study import Study
     from wesar_sweep.config.sweep import Sweep
     from wesar_sweep.studies.progress import Summary
+
+BUDGET_SPENT = 3
+CANCELLED = 4
 
 app = typer.Typer(
     name="wesar-sweep",
@@ -60,6 +64,9 @@ Device = Annotated[
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Worker processes; default one a GPU, else one a core.")
 ]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Go on in the background, once the study has begun.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -90,12 +97,13 @@ def run(
     device: Device = None,
     workers: Workers = None,
     set_: Set = None,
+    detach: Detach = False,
 ) -> None:
     """Train a study and write its report; a study begun before goes on where it stopped."""
     from wesar_sweep import api
 
     study = api.load(file, overrides=set_ or ())
-    _run(study, _sweep(on, slots=slots, device=device, workers=workers), out)
+    _run(study, _sweep(on, slots=slots, device=device, workers=workers), out, detach=detach)
 
 
 @app.command(epilog="Example: wesar-sweep resume results/lr_sigma")
@@ -105,30 +113,80 @@ def resume(
     slots: Slots = None,
     device: Device = None,
     workers: Workers = None,
+    detach: Detach = False,
 ) -> None:
     """Go on with a stopped study; finished runs are never trained again."""
     from wesar_sweep import api
 
     result = api.open_result(directory)
-    _run(result.study, _sweep(on, slots=slots, device=device, workers=workers), directory)
+    sweep = _sweep(on, slots=slots, device=device, workers=workers)
+    _run(result.study, sweep, directory, detach=detach)
 
 
 @app.command(epilog="Example: wesar-sweep status results/lr_sigma --watch")
 def status(
     directory: Directory,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it anew every two seconds.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it until the study ends.")] = False,
+    every: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="Between two looks of --watch.")
+    ] = 2.0,
     as_json: AsJson = False,
 ) -> None:
-    """Show how far a study is, while it runs or afterwards."""
+    """Show how far a study is, while it runs or afterwards.
+
+    With --watch the exit code is 0 when the study is complete and 1 when it stopped before.
+    """
     from wesar_sweep import api, status_view
 
     result = api.open_result(directory)
     if as_json:
         print(json.dumps(status_view.facts(result)))
     elif watch:
-        status_view.watch(result)
+        raise typer.Exit(status_view.watch(result, every_s=every))
     else:
         status_view.show(result)
+
+
+@app.command(epilog="Example: wesar-sweep workers results/lr_sigma")
+def workers(directory: Directory, as_json: AsJson = False) -> None:
+    """List every worker of a study, dead ones too: what it does or how it ended, and its log."""
+    from wesar_sweep import api, workers_view
+
+    found = workers_view.facts(api.open_result(directory).directory)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        workers_view.show(found)
+
+
+@app.command(epilog="Example: wesar-sweep cancel results/lr_sigma")
+def cancel(
+    directory: Directory,
+    now: Annotated[
+        bool, typer.Option("--now", help="Kill what still lives on this host after the timeout.")
+    ] = False,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout-s", min=0, metavar="SECONDS", help="How long to wait.")
+    ] = 60.0,
+) -> None:
+    """Stop a study that runs, in good order; `wesar-sweep resume` goes on with it."""
+    from wesar_sweep import api, background
+
+    result = api.open_result(directory)
+    left = background.cancel(result.directory, now=now, timeout_s=timeout_s, say=say)
+    if left:
+        say(
+            f"still alive: {', '.join(map(str, left))}. They have been asked to stop and may yet "
+            "do so: look again with `wesar-sweep workers`, kill what is on this host with --now, "
+            "and what is elsewhere on its own host"
+        )
+        raise typer.Exit(1)
+    if left is None:
+        say(f"nobody runs the study in {_short(directory)}: there is nothing to cancel")
+    summary = result.summary
+    say(f"{summary.runs_done} of {summary.runs} runs are kept")
+    if not summary.complete:
+        say(f"go on with: wesar-sweep resume {_short(directory)}")
 
 
 @app.command(epilog="Example: wesar-sweep report results/lr_sigma --format md")
@@ -278,21 +336,64 @@ def _sweep(on: Path | None, **changes: object) -> Sweep:
     return load_sweep(on, overrides=overrides)
 
 
-def _run(study: Study, sweep: Sweep, out: Path | None) -> None:
+def _run(study: Study, sweep: Sweep, out: Path | None, *, detach: bool = False) -> None:
     from wesar_sweep import api
-    from wesar_sweep.driver import Interrupted
+    from wesar_sweep.endings import BudgetSpent, Cancelled, Interrupted
+    from wesar_sweep.store.layout import StudyDirectory
 
     root = out or api.RESULTS / study.name
+    on_ready = None
+    if detach:
+        from wesar_sweep import background
+
+        taken = background.handover()
+        if taken is None:
+            _detach(study, sweep, root)
+            return
+        on_ready = partial(taken.take, StudyDirectory(root))
+    go_on = f"wesar-sweep resume {_short(root)}"
     try:
-        result = api.run(study, on=sweep, out=root)
+        result = api.run(study, on=sweep, out=root, on_ready=on_ready)
     except Interrupted as stop:
-        say(f"stopped; what was finished is on disk. Go on with: wesar-sweep resume {_short(root)}")
+        say(f"stopped; what was finished is on disk. Go on with: {go_on}")
         raise typer.Exit(128 + stop.number) from None
+    except Cancelled:
+        say(f"cancelled; what was finished is on disk. Go on with: {go_on}")
+        raise typer.Exit(CANCELLED) from None
+    except BudgetSpent as stop:
+        result = api.open_result(root)
+        summary = result.summary
+        _show(result)
+        say(
+            f"{stop}. {summary.runs - summary.runs_done} of {summary.runs} runs are left to train. "
+            f"Go on with a larger budget in the sweep file: {go_on} --on SWEEP.yaml"
+        )
+        raise typer.Exit(BUDGET_SPENT) from None
     _finish(result)
 
 
-def _finish(result: Result) -> None:
-    """Table, counts and the report's path; exit code 1 where runs failed."""
+def _detach(study: Study, sweep: Sweep, root: Path) -> None:
+    """Start this command in the background, and say how to look after it."""
+    from wesar_sweep import background
+    from wesar_sweep.driver import plan_checked
+    from wesar_sweep.liveness import living_driver
+    from wesar_sweep.store.layout import StudyDirectory
+
+    plan_checked(study, sweep=sweep)
+    if code := background.detach(sys.argv[1:]):
+        raise typer.Exit(code)
+    directory = StudyDirectory(root)
+    # A study with nothing left to train may be done already.
+    driver = living_driver(directory)
+    say(f"runs in the background: {driver}" if driver else "has run in the background")
+    say(f"log:    {_short(directory.driver_log_file)}")
+    say(f"watch:  wesar-sweep status {_short(root)} --watch")
+    say(f"stop:   wesar-sweep cancel {_short(root)}")
+    print(_short(root))
+
+
+def _show(result: Result) -> None:
+    """Table, counts and the report's path."""
     from wesar_sweep.reports import write
     from wesar_sweep.reports.terminal import print_summary
 
@@ -300,9 +401,14 @@ def _finish(result: Result) -> None:
     # First the file, then the words: the reader of standard output may have gone.
     path = write(result.directory, analysis=analysis)
     print_summary(analysis)
-    summary = result.summary
-    say(count_line(summary))
+    say(count_line(result.summary))
     print(_short(path))
+
+
+def _finish(result: Result) -> None:
+    """All that, and exit code 1 where runs failed."""
+    _show(result)
+    summary = result.summary
     if summary.failed:
         say(
             f"{summary.failed} run(s) failed through no fault of their settings; the reasons stand "

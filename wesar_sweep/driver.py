@@ -12,15 +12,17 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from wesar_sweep.budget import trials_words, used_up
 from wesar_sweep.config import anchored, dump_study, load_study, resolved_precision, study_hash
 from wesar_sweep.config.space import possible_values
 from wesar_sweep.config.study import Study
 from wesar_sweep.config.sweep import Sweep
+from wesar_sweep.endings import BudgetSpent, Cancelled, Interrupted, recorded
 from wesar_sweep.errors import LaunchError, StoreError
 from wesar_sweep.launchers.base import Job, Launcher, WorkerTask
 from wesar_sweep.launchers.inline import InlineLauncher
@@ -29,6 +31,7 @@ from wesar_sweep.launchers.placement import WorkerPlacement, plan_workers
 from wesar_sweep.progress import Display
 from wesar_sweep.store.atomic import write_atomically
 from wesar_sweep.store.beat import read_beats
+from wesar_sweep.store.drive import Drive
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import HeldLock, is_held, try_hold
 from wesar_sweep.store.provenance import (
@@ -36,6 +39,7 @@ from wesar_sweep.store.provenance import (
     merge_provenance,
     require_same_corpus,
 )
+from wesar_sweep.store.spent import read_spent, total
 from wesar_sweep.studies.check import check
 from wesar_sweep.studies.progress import Progress, Summary
 from wesar_sweep.studies.queue import CellQueue
@@ -44,16 +48,9 @@ from wesar_sweep.studies.storage import close_study, open_study
 _log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
+_LOOK_EVERY_S = 1.0
 _STOP_GRACE_S = 60.0
 """Seconds workers get to stop after Ctrl-C; then they are killed, and nothing finished is lost."""
-
-
-class Interrupted(Exception):
-    """The user or the system asked to stop; all that was finished is on disk."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        super().__init__(signal.Signals(number).name)
 
 
 def run_study(
@@ -63,6 +60,7 @@ def run_study(
     root: Path,
     command: Sequence[str] | None = None,
     quiet: bool = False,
+    on_ready: Callable[[], None] | None = None,
 ) -> Summary:
     """Train what is left of a study and return how it stands.
 
@@ -72,30 +70,59 @@ def run_study(
         root: The results directory; made, or gone on with where it holds the same study.
         command: For the provenance; default this process's.
         quiet: Show no progress.
+        on_ready: Called once the study is this process's and all that can be wrong with the input
+            has been looked at.
 
     Raises:
         ConfigError: The study asks for what is not installed, or for a precision that the device
             has not, or the text cannot be read.
         StoreError: The directory holds another study, or another process runs it now.
         LaunchError: Workers cannot be started, or keep dying.
-        Interrupted: Ctrl-C or SIGTERM, after the workers have stopped.
+        EndedEarly: Ctrl-C or SIGTERM, the stop file or a budget, after the workers have stopped.
     """
-    check(study)
-    placements = plan_workers(sweep)
-    resolved_precision(study, on_gpu=placements[0].device == "cuda")
+    placements = plan_checked(study, sweep=sweep)
     directory = StudyDirectory(root)
     with _driver_lock(directory):
         _prepare(study, directory, command=command)
         progress = Progress(directory, study)
-        with Display(study, directory, quiet=quiet), _stop_signals() as asked:
-            summary = progress.read()
-            if not summary.complete:
-                _await_former_workers(directory, asked)
-                placements = placements[: max(1, summary.runs - summary.runs_done)]
-                _Crew(study, sweep, directory, placements).work(progress, asked)
-        with CellQueue(study, directory, "driver") as queue:
-            queue.settle()
+        with recorded(directory, progress, budget=sweep.budget, workers=len(placements)) as drive:
+            if on_ready is not None:
+                on_ready()
+            _work(study, sweep, directory, placements, progress, drive, quiet=quiet)
         return progress.read()
+
+
+def plan_checked(study: Study, *, sweep: Sweep) -> list[WorkerPlacement]:
+    """The workers of a study, after all checks that need no results directory.
+
+    Raises:
+        ConfigError: As `run_study`.
+    """
+    check(study)
+    placements = plan_workers(sweep)
+    resolved_precision(study, on_gpu=placements[0].device == "cuda")
+    return placements
+
+
+def _work(
+    study: Study,
+    sweep: Sweep,
+    directory: StudyDirectory,
+    placements: list[WorkerPlacement],
+    progress: Progress,
+    drive: Drive,
+    *,
+    quiet: bool,
+) -> None:
+    """Train to the end, with workers and a display."""
+    with Display(study, directory, quiet=quiet), _stop_signals() as asked:
+        summary = progress.read()
+        if not summary.complete:
+            _await_former_workers(directory, asked)
+            placements = placements[: max(1, summary.runs - summary.runs_done)]
+            _Crew(study, sweep, directory, placements, drive).work(progress, asked)
+    with CellQueue(study, directory, "driver") as queue:
+        queue.settle()
 
 
 @contextmanager
@@ -176,9 +203,12 @@ def _await_former_workers(directory: StudyDirectory, asked: Sequence[int]) -> No
 
     Raises:
         StoreError: One goes on all the same.
+        Cancelled: The stop file was made.
     """
     deadline = time.monotonic() + _STOP_GRACE_S
     while living := [p for p in directory.workers_folder.glob("*.lock") if is_held(p)]:
+        if directory.stop_file.exists():
+            raise Cancelled
         if time.monotonic() > deadline or asked:
             names = ", ".join(path.stem for path in living)
             raise StoreError(
@@ -197,7 +227,9 @@ class _Crew:
         sweep: Sweep,
         directory: StudyDirectory,
         placements: Sequence[WorkerPlacement],
+        drive: Drive,
     ) -> None:
+        self._study, self._drive = study, drive
         self._sweep, self._directory, self._placements = sweep, directory, placements
         self._launcher: Launcher = (
             InlineLauncher()
@@ -205,18 +237,23 @@ class _Crew:
             else LocalLauncher(directory.workers_folder)
         )
         self._names = _worker_names(directory)
-        self._restarts = study.retries
+        # A run's tries and a machine's lives are two things: workers may die by the dozen where
+        # jobs are preempted, and no run be to blame.
+        restarts = sweep.worker_restarts
+        self._restarts = study.retries if restarts is None else restarts
         self._jobs: dict[int, tuple[Job, str]] = {}
+        self._looked_at = 0.0
 
     def work(self, progress: Progress, asked: list[int]) -> None:
         """Keep workers alive until nothing is left to train.
 
         Raises:
-            Interrupted: A signal came, or the stop file was made.
+            EndedEarly: A signal came, the stop file was made or a budget is used up.
             LaunchError: The workers ended and the study is not complete.
         """
         stopped = 0
         last: Job | None = None
+        self._require_budget(progress)
         try:
             for index in range(len(self._placements)):
                 self._start(index)
@@ -224,27 +261,66 @@ class _Crew:
                 for index, (job, name) in list(self._jobs.items()):
                     state = job.wait() if self._sweep.launcher == "inline" else job.poll()
                     if asked or self._directory.stop_file.exists():
-                        _stop(self._directory, [job for job, _ in self._jobs.values()], asked)
-                        raise Interrupted(asked[-1] if asked else signal.SIGINT)
+                        self._stop(asked)
+                        raise Interrupted(asked[-1]) if asked else Cancelled
                     if state in ("pending", "running"):
                         continue
                     del self._jobs[index]
-                    last = job
+                    # What is told in the end is why one died, not that others found nothing to do.
+                    last = job if last is None or state == "failed" else last
                     if state == "failed":
                         _log.warning("worker %s died: %s", name, job.failure())
                     asked_to = self._was_stopped(name) and state == "finished"
                     stopped += asked_to
                     # One that found nothing more to take is needed again only if it was the last.
                     if (state == "failed" or not (self._jobs or asked_to)) and (
-                        self._restarts > 0 and not progress.read().complete
+                        self._restarts > 0
+                        and not progress.read().complete
+                        and self._may_go_on(state)
                     ):
                         self._restarts -= 1
                         self._start(index)
+                if time.monotonic() - self._looked_at > _LOOK_EVERY_S and self._used_up():
+                    self._stop(asked)
+                    self._jobs.clear()
                 time.sleep(_POLL_S)
         finally:
             self._launcher.close()
-        if last is not None and not progress.read().complete:
+        if not progress.read().complete:
+            if asked:
+                raise Interrupted(asked[-1])
+            self._require_budget(progress)
+            assert last is not None, "only a budget ends the loop with no worker ended"
             raise LaunchError(_early_end(last, self._directory, stopped=stopped))
+
+    def _used_up(self) -> str | None:
+        """Which budget is used up, in words."""
+        self._looked_at = time.monotonic()
+        spent = total(read_spent(self._directory).values())
+        return used_up(self._drive.budget, spent, stop_at=self._drive.stop_at)
+
+    def _may_go_on(self, state: str = "finished") -> bool:
+        """Whether the budget of trials leaves something to do; only asked of one that found none.
+
+        By the study's database, so only while no worker of this driver needs it.
+        """
+        most = self._drive.budget.trials
+        if most is None or state == "failed":
+            return True
+        with CellQueue(self._study, self._directory, "driver", most_cells=most) as queue:
+            queue.settle()
+            return queue.may_go_on
+
+    def _require_budget(self, progress: Progress) -> None:
+        """Raise BudgetSpent where a budget is used up and the study is not complete."""
+        reason = self._used_up()
+        if reason is None and not self._may_go_on():
+            reason = trials_words(self._drive.budget)
+        if reason is not None and not progress.read().complete:
+            raise BudgetSpent(reason)
+
+    def _stop(self, asked: Sequence[int]) -> None:
+        _stop(self._directory, [job for job, _ in self._jobs.values()], asked)
 
     def _start(self, index: int) -> None:
         name = next(self._names)

@@ -19,12 +19,15 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from wesar_sweep.budget import Meter
 from wesar_sweep.config import load_study, resolved_precision
 from wesar_sweep.config.run import Architecture
 from wesar_sweep.config.space import possible_values
 from wesar_sweep.config.study import Study
 from wesar_sweep.errors import StoreError
+from wesar_sweep.launchers.processes import started_at
 from wesar_sweep.store.beat import Beat, SlotBeat, WorkerState, write_beat
+from wesar_sweep.store.drive import read_drive
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import is_held
 from wesar_sweep.store.provenance import cpu_model, merge_provenance, require_same_corpus
@@ -32,6 +35,7 @@ from wesar_sweep.store.provenance import cpu_model, merge_provenance, require_sa
 if TYPE_CHECKING:
     import torch
 
+    from wesar_sweep.studies.queue import CellQueue
     from wesar_sweep.training.engine import Engine
 
 _log = logging.getLogger(__name__)
@@ -54,6 +58,9 @@ def main(
 ) -> None:
     """Train runs of a study until there is nothing left to take, or until asked to stop.
 
+    The budget is that of the call which runs the study (`store.drive`); when it is used up, the
+    worker stops in good order.
+
     Args:
         directory: The study's results directory; its `study.yaml` says what to train.
         worker: This worker's name, unique among the living.
@@ -70,7 +77,7 @@ def main(
     study_directory = StudyDirectory(Path(directory))
     study = load_study(study_directory.study_file)
     watch = _Watch(study_directory, worker=worker, follow_driver=follow_driver)
-    with watch.stop_signals():
+    with watch.stop_signals(), watch.meter:
         try:
             _train(
                 study,
@@ -84,7 +91,7 @@ def main(
         except BaseException as error:
             watch.say("failed", message=f"{type(error).__name__}: {error}")
             raise
-        watch.say("stopping" if watch.stop_asked else "finished")
+        watch.say("stopping" if watch.stop_asked else "finished", message=watch.stop_reason)
 
 
 def _train(
@@ -109,7 +116,8 @@ def _train(
         from wesar_sweep.kernels.fused import compiling
 
         compiling.prepare()
-    with CellQueue(study, directory, watch.worker) as queue:
+    with CellQueue(study, directory, watch.worker, most_cells=watch.most_cells) as queue:
+        watch.queue = queue
         contexts = possible_values(study, "context")
         corpus = load_corpus(study.data, context=max(int(str(context)) for context in contexts))
         require_same_corpus(directory, sha256=corpus.sha256)
@@ -168,8 +176,19 @@ class _Watch:
     def __init__(self, directory: StudyDirectory, *, worker: str, follow_driver: bool) -> None:
         self.worker = worker
         self.stop_asked = False
+        self.stop_reason = ""
+        self.queue: CellQueue | None = None
+        drive = read_drive(directory)
+        self.most_cells = None if drive is None else drive.budget.trials
+        self.meter = Meter(directory, worker=worker, drive=drive, figures=self._spent)
         self._directory, self._follow_driver = directory, follow_driver
-        self._beat = Beat(worker=worker, pid=os.getpid(), host=platform.node())
+        self._beat = Beat(
+            worker=worker,
+            pid=os.getpid(),
+            host=platform.node(),
+            process_started=started_at(os.getpid()),
+            started_at=time.time(),
+        )
         self._engine: Engine | None = None
         self._precision = ""
         self._rate_since = (time.monotonic(), 0)
@@ -236,6 +255,9 @@ class _Watch:
     def on_block(self, engine: Engine) -> bool:
         """Beat once a second and look whether to stop; called by the engine after every block."""
         self._engine = engine
+        if not self.stop_asked and (reason := self.meter.used_up()):
+            self.stop_asked, self.stop_reason = True, reason
+            _log.warning("%s: stopping", reason)
         if time.time() - self._beat.updated_at < _BEAT_EVERY_S and self._beat.state == "training":
             return self.stop_asked
         self.say("training")
@@ -244,6 +266,13 @@ class _Watch:
             _log.warning("the process that started this worker is gone: stopping")
             self.stop_asked = True
         return self.stop_asked
+
+    def _spent(self) -> tuple[int, int]:
+        """Tokens trained and cells started by this process."""
+        return (
+            0 if self._engine is None else self._engine.tokens,
+            0 if self.queue is None else self.queue.cells_started,
+        )
 
     def _figures(self) -> dict[str, Any]:
         """What the engine trains and how fast; nothing before there is one."""

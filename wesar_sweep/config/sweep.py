@@ -9,6 +9,25 @@ from pydantic import Field
 from wesar_sweep.config.base import Frozen
 
 Count = Annotated[int, Field(ge=1)]
+Hours = Annotated[float, Field(gt=0)]
+
+
+class Budget(Frozen):
+    """What a study may spend, all workers together; null means without limit."""
+
+    gpu_hours: Hours | None = Field(
+        default=None,
+        description="Device hours of all workers of the study, of earlier calls too; a worker on "
+        "the processor counts as one device.",
+    )
+    wall_hours: Hours | None = Field(default=None, description="Hours of this call by the clock.")
+    trials: Count | None = Field(
+        default=None, description="Cells that may be started over the whole study."
+    )
+    tokens: Count | None = Field(
+        default=None,
+        description="Tokens trained by all workers of the study, those of unfinished runs too.",
+    )
 
 
 class Sweep(Frozen):
@@ -30,4 +49,11 @@ class Sweep(Frozen):
     )
     timeout_min: Annotated[int, Field(ge=1)] = Field(
         default=7 * 24 * 60, description="A worker still running after so many minutes is stopped."
+    )
+    worker_restarts: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="Dead workers that are replaced, all together; default: the study's retries.",
+    )
+    budget: Budget = Field(
+        default_factory=Budget, description="What may be spent before the study is stopped."
     )

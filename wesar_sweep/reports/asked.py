@@ -16,6 +16,7 @@ from wesar_sweep.config.study import Study, SyntheticData, TextData
 from wesar_sweep.reports.figures import coverage_words, divergence_words
 from wesar_sweep.stability.spikes import MIN_PAIRED_RUNS
 from wesar_sweep.store.beat import Beat
+from wesar_sweep.store.drive import Drive
 
 Fact = tuple[str, str]
 """(what, its value in words)."""
@@ -112,6 +113,13 @@ def provenance(facts: Mapping[str, Any], *, beats: Sequence[Beat] = ()) -> list[
     for when, again in sorted(facts.get("resumed", {}).items()):
         found.append((f"resumed at {when}", " ".join(map(str, again))))
     return [(name, value) for name, value in found if value]
+
+
+def stopped(drive: Drive | None) -> str:
+    """How an unfinished study came to stop, as a sentence after a space; empty while it may run."""
+    # Without an ending the process runs or was killed: the lock would tell, and is not ours to ask.
+    words = "" if drive is None or drive.ended_at is None else drive.ended
+    return f" {words[0].upper()}{words[1:]}." if words else ""
 
 
 def methods_and_limits(analysis: Analysis) -> list[Fact]:

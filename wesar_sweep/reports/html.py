@@ -35,6 +35,7 @@ from wesar_sweep.reports.tables import (
 )
 from wesar_sweep.store.atomic import write_atomically
 from wesar_sweep.store.beat import Beat, read_beats
+from wesar_sweep.store.drive import Drive, read_drive
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.provenance import read_provenance
 
@@ -68,6 +69,7 @@ def write_report(
             analysis,
             provenance=read_provenance(directory),
             beats=read_beats(directory),
+            drive=read_drive(directory),
             bundle=bundle.result(),
         )
     write_atomically(path, text.encode())
@@ -79,6 +81,7 @@ def render(
     *,
     provenance: Mapping[str, Any],
     beats: Sequence[Beat] = (),
+    drive: Drive | None = None,
     bundle: str | None = None,
 ) -> str:
     """The page as text.
@@ -87,6 +90,7 @@ def render(
         analysis: The study.
         provenance: What `wesar_sweep.store.provenance` knows; may be empty.
         beats: The last sign of life of every worker; says where the time went.
+        drive: The newest call; says how an unfinished study came to stop.
         bundle: `vega_bundle()`; made here where it is None.
     """
     drawn = figures(analysis)
@@ -104,6 +108,7 @@ def render(
         script_hashes=[_csp_hash(script) for script in scripts],
         verdict=analysis.verdict.sentences,
         completeness=analysis.completeness,
+        stopped=asked.stopped(drive),
         unreadable=analysis.unreadable,
         cells=analysis.cells.height,
         tokens=f"{int(analysis.outcomes['tokens'].sum()):,}",

@@ -20,6 +20,7 @@ from wesar_sweep.reports.tables import (
     series_table,
 )
 from wesar_sweep.store.beat import Beat
+from wesar_sweep.store.drive import Drive
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|])")
 
@@ -29,6 +30,7 @@ def render(
     *,
     provenance: Mapping[str, Any],
     beats: Sequence[Beat] = (),
+    drive: Drive | None = None,
     metric: Metric = "loss",
 ) -> str:
     """The report as GitHub-flavoured Markdown.
@@ -37,6 +39,7 @@ def render(
         analysis: The study.
         provenance: What `wesar_sweep.store.provenance` knows; may be empty.
         beats: The last sign of life of every worker; says where the time went.
+        drive: The newest call; says how an unfinished study came to stop.
         metric: What the cells of the matrix show.
     """
     study, counts = analysis.study, analysis.completeness
@@ -47,7 +50,7 @@ def render(
     if counts.partial:
         lines += [
             f"> **This study is not finished:** {counts.ended} of {counts.expected_runs} runs have "
-            "ended; every figure is of those alone.",
+            "ended; every figure is of those alone." + escape(asked.stopped(drive)),
             "",
         ]
     lines += [f"{place}. {escape(s)}" for place, s in enumerate(analysis.verdict.sentences, 1)]

@@ -11,6 +11,7 @@ from wesar_sweep.reports import html, markdown
 from wesar_sweep.reports.tables import csv_frame
 from wesar_sweep.store.atomic import write_atomically
 from wesar_sweep.store.beat import read_beats
+from wesar_sweep.store.drive import read_drive
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.provenance import read_provenance
 
@@ -52,7 +53,10 @@ def write(
     analysis = analysis or Analysis.read(directory)
     if format == "md":
         text = markdown.render(
-            analysis, provenance=read_provenance(directory), beats=read_beats(directory)
+            analysis,
+            provenance=read_provenance(directory),
+            beats=read_beats(directory),
+            drive=read_drive(directory),
         )
     else:
         text = csv_frame(analysis).write_csv()

@@ -36,6 +36,10 @@ class Beat:
     worker: str
     pid: int
     host: str
+    process_started: float | None = None
+    """When the process started, in the kernel's ticks: with the number, a process for certain."""
+    started_at: float | None = None
+    """Seconds since the epoch."""
     device: str = ""
     """``cpu`` or ``cuda``, as torch names it."""
     device_name: str = ""

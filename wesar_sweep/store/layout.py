@@ -38,8 +38,18 @@ class StudyDirectory:
         return self.root / "driver.lock"
 
     @property
+    def driver_file(self) -> Path:
+        """What that process says of itself and how it ended (`store.drive.Drive`)."""
+        return self.root / "driver.json"
+
+    @property
+    def driver_log_file(self) -> Path:
+        """What a process in the background (`run --detach`) said; appended to."""
+        return self.root / "driver.log"
+
+    @property
     def stop_file(self) -> Path:
-        """Its existence asks every worker to stop at the next interval."""
+        """Its existence asks driver and workers to stop at the next interval."""
         return self.root / "stop"
 
     @property
@@ -77,6 +87,10 @@ class StudyDirectory:
     def beat_file(self, worker: str) -> Path:
         """The worker's newest sign of life (`store.beat.Beat`)."""
         return self.workers_folder / f"{worker}.json"
+
+    def spent_file(self, worker: str) -> Path:
+        """Device time, tokens and cells that a worker has spent (`store.spent.Spent`)."""
+        return self.workers_folder / f"{worker}.spent"
 
     def log_file(self, worker: str) -> Path:
         """What a worker said on its standard error."""

@@ -51,9 +51,15 @@ class Claims:
     """Takes trials for one worker."""
 
     def __init__(
-        self, opened: optuna.Study, *, study: Study, directory: StudyDirectory, worker: str
+        self,
+        opened: optuna.Study,
+        *,
+        study: Study,
+        directory: StudyDirectory,
+        worker: str,
+        most_cells: int | None = None,
     ) -> None:
-        """Nothing is taken yet."""
+        """Nothing is taken yet; with `most_cells` no more are started, by all workers together."""
         self._opened = opened
         self._study = study
         self._directory = directory
@@ -63,6 +69,9 @@ class Claims:
         self._waiting: deque[FrozenTrial] = deque()
         self._architectures: dict[int, Architecture] = {}
         self._look_for_orphans_at = 0.0
+        self._most_cells = most_cells
+        self.started = 0
+        """Cells this worker started; those it went on with do not count."""
 
     def next(self, *, architecture: Architecture | None, mine: set[int]) -> Claim | None:
         """One more trial: an orphan, else a waiting one, else a new one where the study wants more.
@@ -86,9 +95,12 @@ class Claims:
                 claim = self._adopt(architecture, mine=mine)
                 if claim is None:
                     self._look_for_orphans_at = now + _ORPHAN_INTERVAL_S
-            claim = claim or self._pop(architecture) or self._adopt(architecture, mine=mine)
-            if claim is None and self._wants_more():
-                claim = self._sign(self._opened.ask())
+            may_start = claim is None and self._may_start()
+            new = self._pop(architecture) if may_start else None
+            claim = claim or new or self._adopt(architecture, mine=mine)
+            if claim is None and may_start and self._wants_more():
+                claim = new = self._sign(self._opened.ask())
+            self.started += new is not None
             return claim
 
     def give_back(self, trial: Trial) -> None:
@@ -126,7 +138,7 @@ class Claims:
         return owner != self._worker and is_held(self._directory.worker_lock_file(owner))
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
-        return self._opened.get_trials(deepcopy=False, states=states)
+        return self._opened.get_trials(deepcopy=False, states=states or None)
 
     def _sign(self, trial: Trial) -> Claim:
         # The owner first: a trial without one may be taken by anybody who holds the lock.
@@ -171,6 +183,13 @@ class Claims:
         if database.get_trial(waiting._trial_id).state != TrialState.WAITING:
             return False
         return database.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING)
+
+    def cells_started(self) -> int:
+        """Cells that any worker has started, those that ended included."""
+        return sum(trial.state != TrialState.WAITING for trial in self._trials())
+
+    def _may_start(self) -> bool:
+        return self._most_cells is None or self.cells_started() < self._most_cells
 
     def _wants_more(self) -> bool:
         cells = self._study.sampler.cells

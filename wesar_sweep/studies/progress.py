@@ -67,6 +67,11 @@ class Progress:
         self._reader = OutcomeReader(directory)
         self._grid = len(grid_cells(study)) if study.sampler.name == "grid" else None
 
+    @property
+    def rows(self) -> Mapping[tuple[int, int], Outcome]:
+        """(trial, seed) -> the row that stands for it, as of the last `read`. Not a copy."""
+        return self._reader.rows
+
     def read(self) -> Summary:
         """The counts now.
 

@@ -58,12 +58,21 @@ class CellQueue:
         study: The study.
         directory: Where it lives.
         worker: The worker's name, such as ``w0``. Only one living worker may have it.
+        most_cells: Start no more cells than so many, all workers and former calls together; those
+            that were started are trained to their end. None: as many as the study has.
 
     Raises:
         StoreError: A worker of that name is alive, or the database cannot be used.
     """
 
-    def __init__(self, study: Study, directory: StudyDirectory, worker: str) -> None:
+    def __init__(
+        self,
+        study: Study,
+        directory: StudyDirectory,
+        worker: str,
+        *,
+        most_cells: int | None = None,
+    ) -> None:
         """Take the worker's name and open the study; no cell is taken yet."""
         lock = try_hold(directory.worker_lock_file(worker), timeout_s=NAME_TIMEOUT_S)
         if lock is None:
@@ -79,7 +88,10 @@ class CellQueue:
         self._study = study
         self._directory = directory
         self._worker = worker
-        self._claims = Claims(self._opened, study=study, directory=directory, worker=worker)
+        self._most_cells = most_cells
+        self._claims = Claims(
+            self._opened, study=study, directory=directory, worker=worker, most_cells=most_cells
+        )
         self._reader = OutcomeReader(directory)
         self._writer = OutcomeWriter(directory, worker)
         self._cells: dict[int, Cell] = {}
@@ -96,6 +108,22 @@ class CellQueue:
         """See `training.queue.RunQueue.learns`."""
         # A pruner decides by them whether a cell's other replicates go on, or are started at all.
         return self._study.sampler.name not in INDIFFERENT or self._study.pruner is not None
+
+    @property
+    def cells_started(self) -> int:
+        """Cells that this worker started."""
+        return self._claims.started
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether `most_cells` leaves something to train: a cell to start, or a started one."""
+        with exclusive(self._directory, self._opened):
+            started = self._claims.cells_started()
+            return (
+                self._most_cells is None
+                or started < self._most_cells
+                or bool(self._claims.orphans(mine=set()))
+            )
 
     def take(self, count: int, *, architecture: Architecture | None = None) -> Sequence[Run]:
         """At most `count` runs of one shape; see `training.queue.RunQueue.take`."""
