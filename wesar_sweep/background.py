@@ -26,7 +26,7 @@ _READY = b"ready"
 _DESCRIPTOR = "WESAR_SWEEP_READY_DESCRIPTOR"
 """Variable that tells the second process which descriptor to say on that it has the study."""
 _POLL_S = 0.1
-_KILLED_GRACE_S = 10.0
+_KILLED_GRACE_S = 5.0
 """Seconds that the driver gets to end in good order once its workers were killed, and that the
 kernel gets to end a process."""
 
