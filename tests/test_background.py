@@ -16,8 +16,9 @@ from test_end_to_end import STUDY, assert_same_runs, command, run, wait_for
 from wesar_sweep.launchers.processes import started_at
 from wesar_sweep.liveness import Living, living
 from wesar_sweep.store.layout import StudyDirectory
-from wesar_sweep.store.locks import is_held
+from wesar_sweep.store.locks import hold, is_held
 from wesar_sweep.store.outcomes import read_outcomes
+from wesar_sweep.store.spent import read_spent
 
 CANCELLED = 4
 TWO_WORKERS = ("--workers", 2, "--slots", 1)
@@ -127,6 +128,14 @@ def test_watching_what_has_stopped_is_exit_code_1(study, undisturbed, tmp_path):
     for file in (copy / "outcomes").iterdir():
         file.write_text("\n".join(file.read_text().splitlines()[:-2]) + "\n")
     assert "stopped; resume goes on" in run("status", copy, "--watch", code=1).stdout
+    with hold(StudyDirectory(copy).driver_lock_file):
+        watching = subprocess.Popen(
+            command("status", copy, "--watch"), stdout=subprocess.PIPE, text=True
+        )
+        assert watching.stdout.readline().startswith("tiny: running")
+        watching.send_signal(signal.SIGINT)
+        watching.communicate(timeout=20)
+        assert watching.returncode == 130
 
 
 def test_cancelled_while_it_trains_and_gone_on_with(study, undisturbed, directory):
@@ -239,6 +248,8 @@ def test_the_log_of_a_lost_worker_is_shown(study, directory):
     assert driver.wait(timeout=60) == 1
     assert "the last thing it said" in errors and "wesar-sweep resume" in errors
     assert not directory.beat_file("w1").exists(), "worker_restarts: 0 replaces nobody"
+    # Its account outlived it, but for about a second.
+    assert read_spent(directory)["w0"].device_seconds > 0.5
     shown = run("status", directory.root).stdout
     assert "died without a word" in shown and "the last thing it said" in shown
     assert "the workers ended before the study did" in status(directory)["ended"]

@@ -198,8 +198,9 @@ def test_two_workers_stop_at_a_token_budget_and_go_on_with_a_larger_one(
     assert spent_by(directory) == spent and len(read_spent(directory)) == 2
 
     on = sweep(tmp_path, "workers: 2\nbudget: {tokens: 100000000, gpu_hours: 100}\n")
-    run("resume", directory.root, "--on", on)
+    assert "this one has none" not in run("resume", directory.root, "--on", on).stderr
     assert_same_runs(undisturbed, directory)
+    assert "this one has none" in run("resume", directory.root).stderr
     assert json.loads(directory.driver_file.read_text())["ending"] == "complete"
     assert spent_by(directory).tokens > spent.tokens
 

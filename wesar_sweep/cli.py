@@ -338,7 +338,9 @@ def _sweep(on: Path | None, **changes: object) -> Sweep:
 
 def _run(study: Study, sweep: Sweep, out: Path | None, *, detach: bool = False) -> None:
     from wesar_sweep import api
+    from wesar_sweep.config.sweep import Budget
     from wesar_sweep.endings import BudgetSpent, Cancelled, Interrupted
+    from wesar_sweep.store.drive import read_drive
     from wesar_sweep.store.layout import StudyDirectory
 
     root = out or api.RESULTS / study.name
@@ -352,6 +354,9 @@ def _run(study: Study, sweep: Sweep, out: Path | None, *, detach: bool = False) 
             return
         on_ready = partial(taken.take, StudyDirectory(root))
     go_on = f"wesar-sweep resume {_short(root)}"
+    former = read_drive(StudyDirectory(root))
+    if former is not None and former.budget != Budget() == sweep.budget:
+        say("note: the call before this one had a budget, this one has none (give its --on again)")
     try:
         result = api.run(study, on=sweep, out=root, on_ready=on_ready)
     except Interrupted as stop:
