@@ -27,6 +27,7 @@ from wesar_sweep.launchers.inline import InlineLauncher
 from wesar_sweep.launchers.local import LocalLauncher
 from wesar_sweep.launchers.placement import WorkerPlacement, plan_workers
 from wesar_sweep.progress import Display
+from wesar_sweep.store import checkpoint_files
 from wesar_sweep.store.atomic import write_atomically
 from wesar_sweep.store.beat import read_beats
 from wesar_sweep.store.layout import StudyDirectory
@@ -95,7 +96,10 @@ def run_study(
                 _Crew(study, sweep, directory, placements).work(progress, asked)
         with CellQueue(study, directory, "driver") as queue:
             queue.settle()
-        return progress.read()
+        summary = progress.read()
+        if summary.complete:
+            checkpoint_files.clear_all(directory)
+        return summary
 
 
 @contextmanager
@@ -288,6 +292,7 @@ def _task(
             "memory_fraction": sweep.memory_fraction,
             "workers": workers,
             "follow_driver": True,
+            "checkpoint_min": sweep.checkpoint_min,
         },
         environment=placement.environment,
         timeout_min=sweep.timeout_min,

@@ -7,6 +7,7 @@ on with its cells. A worker never imports polars or altair.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import platform
 import signal
@@ -51,6 +52,7 @@ def main(
     memory_fraction: float = 0.8,
     workers: int = 1,
     follow_driver: bool = False,
+    checkpoint_min: float | None = None,
 ) -> None:
     """Train runs of a study until there is nothing left to take, or until asked to stop.
 
@@ -62,6 +64,7 @@ def main(
         memory_fraction: Share of the free memory that the slots may fill.
         workers: Workers that share this machine's memory.
         follow_driver: Stop when no process holds the study's driver lock any more.
+        checkpoint_min: Minutes between two checkpoints; None makes none.
 
     Raises:
         StoreError: The results directory cannot be used, or the corpus is not the study's.
@@ -80,6 +83,7 @@ def main(
                 slots=slots,
                 memory_fraction=memory_fraction,
                 workers=workers,
+                checkpoint_min=checkpoint_min,
             )
         except BaseException as error:
             watch.say("failed", message=f"{type(error).__name__}: {error}")
@@ -96,9 +100,11 @@ def _train(
     slots: int | None,
     memory_fraction: float,
     workers: int,
+    checkpoint_min: float | None,
 ) -> None:
     watch.say("starting")
     from wesar_sweep.studies.queue import CellQueue
+    from wesar_sweep.training.checkpoints import Checkpoints
     from wesar_sweep.training.corpus import load_corpus
     from wesar_sweep.training.engine import Engine
     from wesar_sweep.training.memory import Fit, choose_slots
@@ -130,6 +136,10 @@ def _train(
             )
             return fit if slots is None else replace(fit, slots=slots)
 
+        checkpoints = None
+        if checkpoint_min is not None:
+            checkpoints = Checkpoints(directory, worker=watch.worker, precision=precision)
+
         Engine(
             study,
             queue=queue,
@@ -139,6 +149,8 @@ def _train(
             slots=slots_for,
             worker=watch.worker,
             on_block=watch.on_block,
+            checkpoints=checkpoints,
+            checkpoint_every_s=math.inf if checkpoint_min is None else 60 * checkpoint_min,
         ).train()
 
 

@@ -31,3 +31,8 @@ class Sweep(Frozen):
     timeout_min: Annotated[int, Field(ge=1)] = Field(
         default=7 * 24 * 60, description="A worker still running after so many minutes is stopped."
     )
+    checkpoint_min: Annotated[float, Field(gt=0)] | None = Field(
+        default=5.0,
+        description="Minutes between two checkpoints of a worker's unfinished runs; one is also "
+        "made when it is asked to stop. null: none, and an interrupted run begins anew.",
+    )

@@ -7,7 +7,7 @@ by `where`, never by multiplying (0·NaN).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -190,6 +190,47 @@ class Stack:
         for slot in slots:
             self.first_KP[slot] = 0
             self.second_KP[slot] = 0
+
+    def _state_tensors(self) -> dict[str, Tensor]:
+        """All that a step changes but the counters of steps: name -> [K, ...], not copied."""
+        rows = self.rows
+        state = {
+            "parameter": rows.parameter_KP,
+            "effective": rows.effective_KP,
+            "first": self.first_KP,
+            "second": self.second_KP,
+        }
+        if rows.left:
+            state["spectral_norm"] = rows.spectral_norm_KM
+        for name in rows.left:
+            state |= {f"left.{name}": rows.left[name], f"right.{name}": rows.right[name]}
+        return state
+
+    def state(self, slots: Sequence[int]) -> dict[str, Tensor]:
+        """What `restore` needs of some runs, [slots, ...] on the CPU; waits for the device."""
+        state = {}
+        for name, value in self._state_tensors().items():
+            # A row at a time: the device may have no room for a copy of them all.
+            state[name] = torch.empty(len(slots), *value.shape[1:], dtype=value.dtype)
+            for place, slot in enumerate(slots):
+                state[name][place].copy_(value[slot])
+        return state
+
+    def state_shapes(self) -> dict[str, torch.Size]:
+        """Shapes of what `state` gives of one run."""
+        return {name: value.shape[1:] for name, value in self._state_tensors().items()}
+
+    def restore(self, slot: int, state: Mapping[str, Tensor], *, steps_done: int) -> None:
+        """Put a run that was loaded into a slot back to where `state` was asked for it.
+
+        Args:
+            slot: Where it was loaded.
+            state: Its rows of what `state` gave.
+            steps_done: Updates it had done.
+        """
+        for name, value in self._state_tensors().items():
+            value[slot].copy_(state[name])
+        self.table.set_steps(slot, steps_done)
 
     def keep(self, slots: Sequence[int]) -> None:
         """Shrink to these slots, in this order."""
