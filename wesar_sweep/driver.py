@@ -293,6 +293,7 @@ def _task(
             "workers": workers,
             "follow_driver": True,
             "checkpoint_min": sweep.checkpoint_min,
+            "ranks": sweep.ranks_per_worker,
         },
         environment=placement.environment,
         timeout_min=sweep.timeout_min,

@@ -53,6 +53,7 @@ def main(
     workers: int = 1,
     follow_driver: bool = False,
     checkpoint_min: float | None = None,
+    ranks: int = 1,
 ) -> None:
     """Train runs of a study until there is nothing left to take, or until asked to stop.
 
@@ -65,6 +66,7 @@ def main(
         workers: Workers that share this machine's memory.
         follow_driver: Stop when no process holds the study's driver lock any more.
         checkpoint_min: Minutes between two checkpoints; None makes none.
+        ranks: Processes of this machine, each with a device, that train each run together.
 
     Raises:
         StoreError: The results directory cannot be used, or the corpus is not the study's.
@@ -84,6 +86,7 @@ def main(
                 memory_fraction=memory_fraction,
                 workers=workers,
                 checkpoint_min=checkpoint_min,
+                ranks=ranks,
             )
         except BaseException as error:
             watch.say("failed", message=f"{type(error).__name__}: {error}")
@@ -101,8 +104,10 @@ def _train(
     memory_fraction: float,
     workers: int,
     checkpoint_min: float | None,
+    ranks: int,
 ) -> None:
     watch.say("starting")
+    from wesar_sweep.ranks import other_ranks
     from wesar_sweep.studies.queue import CellQueue
     from wesar_sweep.training.checkpoints import Checkpoints
     from wesar_sweep.training.corpus import load_corpus
@@ -115,7 +120,10 @@ def _train(
         from wesar_sweep.kernels.fused import compiling
 
         compiling.prepare()
-    with CellQueue(study, directory, watch.worker) as queue:
+    with (
+        other_ranks(directory, size=ranks, device=where) as together,
+        CellQueue(study, directory, watch.worker) as queue,
+    ):
         contexts = possible_values(study, "context")
         corpus = load_corpus(study.data, context=max(int(str(context)) for context in contexts))
         require_same_corpus(directory, sha256=corpus.sha256)
@@ -127,14 +135,17 @@ def _train(
 
         def slots_for(architecture: Architecture) -> Fit:
             fit = choose_slots(
-                architecture,
+                # What this rank holds.
+                replace(architecture, batch=max(1, architecture.batch // ranks)),
                 device=where,
                 memory_fraction=memory_fraction,
                 workers=workers,
                 traits=StackTraits.of(study, methods=methods),
                 precision=precision,
             )
-            return fit if slots is None else replace(fit, slots=slots)
+            # Ranks train one run at a time, unless told otherwise.
+            chosen = slots or (1 if ranks > 1 else None)
+            return fit if chosen is None else replace(fit, slots=chosen)
 
         checkpoints = None
         if checkpoint_min is not None:
@@ -150,6 +161,7 @@ def _train(
             worker=watch.worker,
             on_block=watch.on_block,
             checkpoints=checkpoints,
+            ranks=together,
             checkpoint_every_s=math.inf if checkpoint_min is None else 60 * checkpoint_min,
         ).train()
 

@@ -36,3 +36,8 @@ class Sweep(Frozen):
         description="Minutes between two checkpoints of a worker's unfinished runs; one is also "
         "made when it is asked to stop. null: none, and an interrupted run begins anew.",
     )
+    ranks_per_worker: Count = Field(
+        default=1,
+        description="Processes, each with a device of its own, that train each run together, data "
+        "parallel: for runs too large for one device. training.batch must be a multiple of it.",
+    )

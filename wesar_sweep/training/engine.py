@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from wesar_sweep.errors import StoreError
 from wesar_sweep.store.rows import Curve, FloatArray, Outcome, Status
 from wesar_sweep.training.checkpoints import Checkpoints, SavedRun
 from wesar_sweep.training.corpus import Corpus
+from wesar_sweep.training.data_parallel import LeaderStack, Ranks
 from wesar_sweep.training.memory import Fit
 from wesar_sweep.training.queue import RunQueue
 from wesar_sweep.training.record import RunRecord
@@ -94,6 +96,7 @@ class Engine:
         on_block: Called after every block; returning True asks to stop at once.
         checkpoints: Where unfinished runs are saved and found again; None: nowhere.
         checkpoint_every_s: Seconds between two checkpoints; one is also made before a stop.
+        ranks: The processes that train each stack together, of which this is the first.
         refill: Whether a run may enter a stack that others have begun; off only to measure what
             refilling gains.
     """
@@ -111,8 +114,10 @@ class Engine:
         on_block: Callable[[Engine], bool],
         checkpoints: Checkpoints | None = None,
         checkpoint_every_s: float = math.inf,
+        ranks: Ranks | None = None,
         refill: bool = True,
     ) -> None:
+        self._ranks = ranks
         self._checkpoints, self._checkpoint_every_s = checkpoints, checkpoint_every_s
         self._saved_at = time.monotonic()
         self._refill = refill
@@ -233,7 +238,8 @@ class Engine:
         self.records = [None] * min(slots, len(self._waiting))
         self._step_seconds = 0.0
         with _machine_faults():
-            stack = Stack(
+            make = Stack if self._ranks is None else partial(LeaderStack, ranks=self._ranks)
+            stack = make(
                 architecture,
                 slots=len(self.records),
                 traits=self._traits,
@@ -512,5 +518,6 @@ class Engine:
         self._hand_in()
         self._faults += 1
         broken = self._device.type == "cuda" and not isinstance(fault, OutOfMemory)
+        broken |= self._ranks is not None  # The others are in the middle of something.
         if broken or self._faults >= MOST_FAULTS:
             raise fault
