@@ -21,7 +21,7 @@ from wesar_sweep.config import anchored, dump_study, load_study, resolved_precis
 from wesar_sweep.config.space import possible_values
 from wesar_sweep.config.study import Study
 from wesar_sweep.config.sweep import Sweep
-from wesar_sweep.errors import LaunchError, StoreError
+from wesar_sweep.errors import ConfigError, LaunchError, Problem, StoreError
 from wesar_sweep.launchers.base import Job, Launcher, WorkerTask
 from wesar_sweep.launchers.inline import InlineLauncher
 from wesar_sweep.launchers.local import LocalLauncher
@@ -82,6 +82,7 @@ def run_study(
         Interrupted: Ctrl-C or SIGTERM, after the workers have stopped.
     """
     check(study)
+    _require_even_shares(study, sweep)
     placements = plan_workers(sweep)
     resolved_precision(study, on_gpu=placements[0].device == "cuda")
     directory = StudyDirectory(root)
@@ -100,6 +101,25 @@ def run_study(
         if summary.complete:
             checkpoint_files.clear_all(directory)
         return summary
+
+
+def _require_even_shares(study: Study, sweep: Sweep) -> None:
+    """Each rank of a worker trains an equal share of every batch.
+
+    Raises:
+        ConfigError: Some batch of the study does not divide.
+    """
+    ranks = sweep.ranks_per_worker
+    uneven = [batch for batch in possible_values(study, "batch") if int(str(batch)) % ranks]
+    if uneven:
+        raise ConfigError(
+            Problem(
+                f"a batch of {uneven[0]} sequences does not divide among {ranks} ranks",
+                path="ranks_per_worker",
+                value=repr(ranks),
+                allowed="a divisor of training.batch",
+            )
+        )
 
 
 @contextmanager
