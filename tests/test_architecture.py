@@ -43,7 +43,8 @@ WALLS: dict[str, tuple[str, ...]] = {
     # The Python interface names the type of a data frame, and loads it only when one is asked for.
     "polars": ("store.frames", "analysis", "reports", "api"),
     # What starts the training of a process chooses its device.
-    "torch": ("kernels", "model", "training", "worker", "speed_probe", "doctor"),
+    "torch": ("kernels", "model", "training", "worker", "ranks", "speed_probe", "doctor"),
+    "safetensors": ("training",),
     "yaml": ("config",),
 }
 """Library -> the only rooms, or modules of a room, that may import it."""

@@ -64,6 +64,7 @@ class Meter:
         directory: The study's.
         worker: The worker's name.
         drive: The call that started it, whose budget holds; None: count alone.
+        devices: Devices that the worker holds: its ranks.
         figures: Tokens trained and cells started by this worker so far.
     """
 
@@ -73,11 +74,13 @@ class Meter:
         *,
         worker: str,
         drive: Drive | None,
+        devices: int = 1,
         figures: Callable[[], tuple[int, int]],
     ) -> None:
         self._directory, self._worker, self._figures = directory, worker, figures
         self._budget = Budget() if drive is None else drive.budget
         self._stop_at = None if drive is None else drive.stop_at
+        self._devices = devices
         self._started = time.monotonic()
         # A name may be used again, as by a requeued job.
         self._former = read_spent(directory).get(worker, Spent())
@@ -114,7 +117,7 @@ class Meter:
 
     def _mine(self) -> Spent:
         tokens, cells = self._figures()
-        elapsed = time.monotonic() - self._started
+        elapsed = self._devices * (time.monotonic() - self._started)
         return self._former.plus(Spent(device_seconds=elapsed, tokens=tokens, cells=cells))
 
     def _look(self) -> None:

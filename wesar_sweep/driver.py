@@ -23,12 +23,13 @@ from wesar_sweep.config.space import possible_values
 from wesar_sweep.config.study import Study
 from wesar_sweep.config.sweep import Sweep
 from wesar_sweep.endings import BudgetSpent, Cancelled, Interrupted, recorded
-from wesar_sweep.errors import LaunchError, StoreError
+from wesar_sweep.errors import ConfigError, LaunchError, Problem, StoreError
 from wesar_sweep.launchers.base import Job, Launcher, WorkerTask
 from wesar_sweep.launchers.inline import InlineLauncher
 from wesar_sweep.launchers.local import LocalLauncher
 from wesar_sweep.launchers.placement import WorkerPlacement, plan_workers
 from wesar_sweep.progress import Display
+from wesar_sweep.store import checkpoint_files
 from wesar_sweep.store.atomic import write_atomically
 from wesar_sweep.store.beat import read_beats
 from wesar_sweep.store.drive import Drive
@@ -89,7 +90,29 @@ def run_study(
             if on_ready is not None:
                 on_ready()
             _work(study, sweep, directory, placements, progress, drive, quiet=quiet)
-        return progress.read()
+        summary = progress.read()
+        if summary.complete:
+            checkpoint_files.clear_all(directory)
+        return summary
+
+
+def _require_even_shares(study: Study, sweep: Sweep) -> None:
+    """Each rank of a worker trains an equal share of every batch.
+
+    Raises:
+        ConfigError: Some batch of the study does not divide.
+    """
+    ranks = sweep.ranks_per_worker
+    uneven = [batch for batch in possible_values(study, "batch") if int(str(batch)) % ranks]
+    if uneven:
+        raise ConfigError(
+            Problem(
+                f"a batch of {uneven[0]} sequences does not divide among {ranks} ranks",
+                path="ranks_per_worker",
+                value=repr(ranks),
+                allowed="a divisor of training.batch",
+            )
+        )
 
 
 def plan_checked(study: Study, *, sweep: Sweep) -> list[WorkerPlacement]:
@@ -99,6 +122,7 @@ def plan_checked(study: Study, *, sweep: Sweep) -> list[WorkerPlacement]:
         ConfigError: As `run_study`.
     """
     check(study)
+    _require_even_shares(study, sweep)
     placements = plan_workers(sweep)
     resolved_precision(study, on_gpu=placements[0].device == "cuda")
     return placements
@@ -364,6 +388,8 @@ def _task(
             "memory_fraction": sweep.memory_fraction,
             "workers": workers,
             "follow_driver": True,
+            "checkpoint_min": sweep.checkpoint_min,
+            "ranks": sweep.ranks_per_worker,
         },
         environment=placement.environment,
         timeout_min=sweep.timeout_min,

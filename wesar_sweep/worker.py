@@ -7,6 +7,7 @@ on with its cells. A worker never imports polars or altair.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import platform
 import signal
@@ -55,6 +56,8 @@ def main(
     memory_fraction: float = 0.8,
     workers: int = 1,
     follow_driver: bool = False,
+    checkpoint_min: float | None = None,
+    ranks: int = 1,
 ) -> None:
     """Train runs of a study until there is nothing left to take, or until asked to stop.
 
@@ -69,6 +72,8 @@ def main(
         memory_fraction: Share of the free memory that the slots may fill.
         workers: Workers that share this machine's memory.
         follow_driver: Stop when no process holds the study's driver lock any more.
+        checkpoint_min: Minutes between two checkpoints; None makes none.
+        ranks: Processes of this machine, each with a device, that train each run together.
 
     Raises:
         StoreError: The results directory cannot be used, or the corpus is not the study's.
@@ -76,7 +81,7 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     study_directory = StudyDirectory(Path(directory))
     study = load_study(study_directory.study_file)
-    watch = _Watch(study_directory, worker=worker, follow_driver=follow_driver)
+    watch = _Watch(study_directory, worker=worker, follow_driver=follow_driver, devices=ranks)
     with watch.stop_signals(), watch.meter:
         try:
             _train(
@@ -87,6 +92,8 @@ def main(
                 slots=slots,
                 memory_fraction=memory_fraction,
                 workers=workers,
+                checkpoint_min=checkpoint_min,
+                ranks=ranks,
             )
         except BaseException as error:
             watch.say("failed", message=f"{type(error).__name__}: {error}")
@@ -103,9 +110,13 @@ def _train(
     slots: int | None,
     memory_fraction: float,
     workers: int,
+    checkpoint_min: float | None,
+    ranks: int,
 ) -> None:
     watch.say("starting")
+    from wesar_sweep.ranks import other_ranks
     from wesar_sweep.studies.queue import CellQueue
+    from wesar_sweep.training.checkpoints import Checkpoints
     from wesar_sweep.training.corpus import load_corpus
     from wesar_sweep.training.engine import Engine
     from wesar_sweep.training.memory import Fit, choose_slots
@@ -116,7 +127,10 @@ def _train(
         from wesar_sweep.kernels.fused import compiling
 
         compiling.prepare()
-    with CellQueue(study, directory, watch.worker, most_cells=watch.most_cells) as queue:
+    with (
+        other_ranks(directory, size=ranks, device=where) as together,
+        CellQueue(study, directory, watch.worker, most_cells=watch.most_cells) as queue,
+    ):
         watch.queue = queue
         contexts = possible_values(study, "context")
         corpus = load_corpus(study.data, context=max(int(str(context)) for context in contexts))
@@ -129,14 +143,21 @@ def _train(
 
         def slots_for(architecture: Architecture) -> Fit:
             fit = choose_slots(
-                architecture,
+                # What this rank holds.
+                replace(architecture, batch=max(1, architecture.batch // ranks)),
                 device=where,
                 memory_fraction=memory_fraction,
                 workers=workers,
                 traits=StackTraits.of(study, methods=methods),
                 precision=precision,
             )
-            return fit if slots is None else replace(fit, slots=slots)
+            # Ranks train one run at a time, unless told otherwise.
+            chosen = slots or (1 if ranks > 1 else None)
+            return fit if chosen is None else replace(fit, slots=chosen)
+
+        checkpoints = None
+        if checkpoint_min is not None:
+            checkpoints = Checkpoints(directory, worker=watch.worker, precision=precision)
 
         Engine(
             study,
@@ -147,6 +168,9 @@ def _train(
             slots=slots_for,
             worker=watch.worker,
             on_block=watch.on_block,
+            checkpoints=checkpoints,
+            ranks=together,
+            checkpoint_every_s=math.inf if checkpoint_min is None else 60 * checkpoint_min,
         ).train()
 
 
@@ -173,14 +197,18 @@ def torch_device(name: str) -> torch.device:
 class _Watch:
     """Tells the outside what the worker does, and the worker what the outside wants."""
 
-    def __init__(self, directory: StudyDirectory, *, worker: str, follow_driver: bool) -> None:
+    def __init__(
+        self, directory: StudyDirectory, *, worker: str, follow_driver: bool, devices: int
+    ) -> None:
         self.worker = worker
         self.stop_asked = False
         self.stop_reason = ""
         self.queue: CellQueue | None = None
         drive = read_drive(directory)
         self.most_cells = None if drive is None else drive.budget.trials
-        self.meter = Meter(directory, worker=worker, drive=drive, figures=self._spent)
+        self.meter = Meter(
+            directory, worker=worker, drive=drive, devices=devices, figures=self._spent
+        )
         self._directory, self._follow_driver = directory, follow_driver
         self._beat = Beat(
             worker=worker,

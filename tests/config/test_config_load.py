@@ -222,7 +222,7 @@ def test_sweep_errors(in_tmp_path: Path) -> None:
         "sweep.yaml:2:1: devices: unknown key\n"
         "    value: cpu\n"
         "    allowed: launcher, device, workers, slots, memory_fraction, timeout_min, "
-        "worker_restarts, budget\n"
+        "checkpoint_min, …\n"
         "    hint: did you mean device?\n"
         "--set slots=x: slots: expected a whole number, found text\n"
         "    value: x\n"

@@ -50,6 +50,16 @@ class Sweep(Frozen):
     timeout_min: Annotated[int, Field(ge=1)] = Field(
         default=7 * 24 * 60, description="A worker still running after so many minutes is stopped."
     )
+    checkpoint_min: Annotated[float, Field(gt=0)] | None = Field(
+        default=5.0,
+        description="Minutes between two checkpoints of a worker's unfinished runs; one is also "
+        "made when it is asked to stop. null: none, and an interrupted run begins anew.",
+    )
+    ranks_per_worker: Count = Field(
+        default=1,
+        description="Processes, each with a device of its own, that train each run together, data "
+        "parallel: for runs too large for one device. training.batch must be a multiple of it.",
+    )
     worker_restarts: Annotated[int, Field(ge=0)] | None = Field(
         default=None,
         description="Dead workers that are replaced, all together; default: the study's retries.",
