@@ -90,12 +90,22 @@ def run(
     device: Device = None,
     workers: Workers = None,
     set_: Set = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print what would be started or submitted; start nothing."),
+    ] = False,
 ) -> None:
     """Train a study and write its report; a study begun before goes on where it stopped."""
     from wesar_sweep import api
 
     study = api.load(file, overrides=set_ or ())
-    _run(study, _sweep(on, slots=slots, device=device, workers=workers), out)
+    sweep = _sweep(on, slots=slots, device=device, workers=workers)
+    if dry_run:
+        from wesar_sweep.driver import rehearse
+
+        print(rehearse(study, sweep=sweep, root=out or api.RESULTS / study.name))
+    else:
+        _run(study, sweep, out)
 
 
 @app.command(epilog="Example: wesar-sweep resume results/lr_sigma")
@@ -195,7 +205,7 @@ def plan(
 
     study = load_study(file, overrides=set_ or ())
     sweep = _sweep(on, slots=slots, device=device, workers=workers)
-    resolved_precision(study, on_gpu=plan_workers(sweep)[0].device == "cuda")
+    resolved_precision(study, on_gpu=plan_workers(sweep)[0].on_gpu)
     facts = plan_view.facts(study, sweep=sweep, probe=probe)
     if as_json:
         print(json.dumps(facts))

@@ -1,7 +1,8 @@
 """What the process of a person does: prepares the directory, launches workers, watches, ends well.
 
 It trains nothing itself (except through the inline launcher) and keeps no state that is not on
-disk: kill it, and `resume` goes on.
+disk: kill it, and `resume` goes on. Local workers end with it; a Slurm cluster's jobs go on without
+it, and `resume` takes them over.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from wesar_sweep.launchers.base import Job, Launcher, WorkerTask
 from wesar_sweep.launchers.inline import InlineLauncher
 from wesar_sweep.launchers.local import LocalLauncher
 from wesar_sweep.launchers.placement import WorkerPlacement, plan_workers
+from wesar_sweep.launchers.slurm import SlurmLauncher
 from wesar_sweep.progress import Display
 from wesar_sweep.store.atomic import write_atomically
 from wesar_sweep.store.beat import read_beats
@@ -44,6 +46,8 @@ from wesar_sweep.studies.storage import close_study, open_study
 _log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
+_CLUSTER_POLL_S = 1.0
+"""A login node is others', too; Slurm itself is asked less often (`launchers.slurm_states`)."""
 _STOP_GRACE_S = 60.0
 """Seconds workers get to stop after Ctrl-C; then they are killed, and nothing finished is lost."""
 
@@ -82,7 +86,7 @@ def run_study(
     """
     check(study)
     placements = plan_workers(sweep)
-    resolved_precision(study, on_gpu=placements[0].device == "cuda")
+    resolved_precision(study, on_gpu=placements[0].on_gpu)
     directory = StudyDirectory(root)
     with _driver_lock(directory):
         _prepare(study, directory, command=command)
@@ -90,12 +94,41 @@ def run_study(
         with Display(study, directory, quiet=quiet), _stop_signals() as asked:
             summary = progress.read()
             if not summary.complete:
-                _await_former_workers(directory, asked)
                 placements = placements[: max(1, summary.runs - summary.runs_done)]
-                _Crew(study, sweep, directory, placements).work(progress, asked)
+                crew = _Crew(study, sweep, directory, placements)
+                _await_former_workers(directory, asked, ours=crew.names)
+                crew.work(progress, asked)
         with CellQueue(study, directory, "driver") as queue:
             queue.settle()
         return progress.read()
+
+
+def rehearse(study: Study, *, sweep: Sweep, root: Path) -> str:
+    """What `run_study` would start: the scripts for sbatch, or the workers one a line.
+
+    Nothing is started, submitted or written.
+
+    Raises:
+        ConfigError: As for `run_study`.
+    """
+    check(study)
+    placements = plan_workers(sweep)
+    resolved_precision(study, on_gpu=placements[0].on_gpu)
+    directory = StudyDirectory(root.absolute())
+    if sweep.launcher != "slurm":
+        return "\n".join(
+            " ".join((p.name, p.device, *(f"{k}={v}" for k, v in p.environment.items())))
+            for p in placements
+        )
+    tasks = [
+        _task(sweep, directory, placement, name=placement.name, workers=len(placements))
+        for placement in placements
+    ]
+    return "\n".join(_slurm_launcher(study, sweep, directory).scripts(tasks))
+
+
+def _slurm_launcher(study: Study, sweep: Sweep, directory: StudyDirectory) -> SlurmLauncher:
+    return SlurmLauncher(directory.slurm_folder, sweep, job_name=study.name)
 
 
 @contextmanager
@@ -169,16 +202,28 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _await_former_workers(directory: StudyDirectory, asked: Sequence[int]) -> None:
+def _await_former_workers(
+    directory: StudyDirectory, asked: Sequence[int], *, ours: set[str]
+) -> None:
     """Wait until no worker of a former driver lives: it notices that driver's death within a block.
 
     Otherwise its cells would be nobody's: not waiting, since it holds them, nor finished.
+
+    Args:
+        directory: The study's.
+        asked: Signals that came in.
+        ours: Workers that this driver has taken over.
 
     Raises:
         StoreError: One goes on all the same.
     """
     deadline = time.monotonic() + _STOP_GRACE_S
-    while living := [p for p in directory.workers_folder.glob("*.lock") if is_held(p)]:
+    while living := [
+        path
+        for path in directory.workers_folder.glob("*.lock")
+        # A job that was begun again has its life in its name: w0.1 is the second one of w0.
+        if path.stem.partition(".")[0] not in ours and is_held(path)
+    ]:
         if time.monotonic() > deadline or asked:
             names = ", ".join(path.stem for path in living)
             raise StoreError(
@@ -199,14 +244,26 @@ class _Crew:
         placements: Sequence[WorkerPlacement],
     ) -> None:
         self._sweep, self._directory, self._placements = sweep, directory, placements
-        self._launcher: Launcher = (
-            InlineLauncher()
-            if sweep.launcher == "inline"
-            else LocalLauncher(directory.workers_folder)
-        )
-        self._names = _worker_names(directory)
+        self._launcher: Launcher
+        match sweep.launcher:
+            case "inline":
+                self._launcher = InlineLauncher()
+            case "local":
+                self._launcher = LocalLauncher(directory.workers_folder)
+            case "slurm":
+                self._launcher = _slurm_launcher(study, sweep, directory)
+        self._jobs: dict[int, tuple[Job, str]] = {
+            index: (job, task.name) for index, (task, job) in enumerate(self._launcher.former())
+        }
+        if self._jobs:
+            _log.warning("going on with %d job(s) of an earlier run", len(self._jobs))
+        self._names = _worker_names(directory, taken=self.names)
         self._restarts = study.retries
-        self._jobs: dict[int, tuple[Job, str]] = {}
+
+    @property
+    def names(self) -> set[str]:
+        """The workers in hand."""
+        return {name for _, name in self._jobs.values()}
 
     def work(self, progress: Progress, asked: list[int]) -> None:
         """Keep workers alive until nothing is left to train.
@@ -217,9 +274,9 @@ class _Crew:
         """
         stopped = 0
         last: Job | None = None
+        poll_s = _CLUSTER_POLL_S if self._sweep.launcher == "slurm" else _POLL_S
         try:
-            for index in range(len(self._placements)):
-                self._start(index)
+            self._start(*range(len(self._jobs), len(self._placements)))
             while self._jobs:
                 for index, (job, name) in list(self._jobs.items()):
                     state = job.wait() if self._sweep.launcher == "inline" else job.poll()
@@ -230,44 +287,66 @@ class _Crew:
                         continue
                     del self._jobs[index]
                     last = job
+                    ending = job.ending()
+                    complete = progress.read().complete
                     if state == "failed":
-                        _log.warning("worker %s died: %s", name, job.failure())
-                    asked_to = self._was_stopped(name) and state == "finished"
+                        _log.warning("worker %s ended: %s", name, job.failure())
+                    asked_to = ending == "cancelled" or (
+                        ending == "done" and self._was_stopped(name)
+                    )
                     stopped += asked_to
+                    if complete:
+                        self._dismiss()
+                    elif ending == "gave_way":
+                        self._start(index)
                     # One that found nothing more to take is needed again only if it was the last.
-                    if (state == "failed" or not (self._jobs or asked_to)) and (
-                        self._restarts > 0 and not progress.read().complete
-                    ):
+                    elif (ending == "fault" or not (self._jobs or asked_to)) and self._restarts > 0:
                         self._restarts -= 1
                         self._start(index)
-                time.sleep(_POLL_S)
+                time.sleep(poll_s)
         finally:
             self._launcher.close()
         if last is not None and not progress.read().complete:
             raise LaunchError(_early_end(last, self._directory, stopped=stopped))
 
-    def _start(self, index: int) -> None:
-        name = next(self._names)
-        placement = self._placements[index]
-        task = _task(
-            self._sweep, self._directory, placement, name=name, workers=len(self._placements)
-        )
-        self._jobs[index] = self._launcher.submit(task, index=placement.index), name
+    def _start(self, *indices: int) -> None:
+        """Start workers, or replace them: together, as one array where there are arrays."""
+        names = [next(self._names) for _ in indices]
+        placements = [self._placements[index % len(self._placements)] for index in indices]
+        tasks = [
+            _task(self._sweep, self._directory, placement, name=name, workers=len(self._placements))
+            for name, placement in zip(names, placements, strict=True)
+        ]
+        if tasks:
+            jobs = self._launcher.submit_all(tasks, first_index=indices[0])
+            self._jobs |= dict(zip(indices, zip(jobs, names, strict=True), strict=True))
+
+    def _dismiss(self) -> None:
+        """Cancel the jobs that have not begun: there is nothing left for them to train."""
+        for index, (job, _) in list(self._jobs.items()):
+            if job.poll() == "pending":
+                job.kill()
+                del self._jobs[index]
 
     def _was_stopped(self, name: str) -> bool:
         """Whether a worker ended because it was asked to: its time limit, or somebody's signal."""
-        return any(
-            beat.worker == name and beat.state == "stopping" for beat in read_beats(self._directory)
-        )
+        lives = [b for b in read_beats(self._directory) if b.worker.partition(".")[0] == name]
+        return bool(lives) and max(lives, key=lambda b: b.updated_at).state == "stopping"
 
 
-def _worker_names(directory: StudyDirectory) -> Iterator[str]:
-    """The names w0, w1, … that no earlier worker of this study had: each writes its own files."""
+def _worker_names(directory: StudyDirectory, *, taken: set[str]) -> Iterator[str]:
+    """The names w0, w1, … that no earlier worker of this study had: each writes its own files.
+
+    Args:
+        directory: The study's.
+        taken: Names of workers that may not have begun, and so have no files.
+    """
     number = len(list(directory.workers_folder.glob("*.lock")))
     while True:
         name = f"w{number}"
         if (
-            not directory.worker_lock_file(name).exists()
+            name not in taken
+            and not directory.worker_lock_file(name).exists()
             and not directory.outcomes_file(name).exists()
         ):
             yield name
@@ -286,8 +365,9 @@ def _task(
             "device": placement.device,
             "slots": sweep.slots,
             "memory_fraction": sweep.memory_fraction,
-            "workers": workers,
-            "follow_driver": True,
+            # On a cluster each has its own share of a node's memory, if the sweep says how much.
+            "workers": 1 if sweep.memory_gb_per_worker else workers,
+            "follow_driver": sweep.launcher != "slurm",
         },
         environment=placement.environment,
         timeout_min=sweep.timeout_min,
@@ -303,11 +383,17 @@ def _stop(directory: StudyDirectory, jobs: Sequence[Job], asked: Sequence[int]) 
     directory.stop_file.touch()
     already = len(asked)
     print("stopping the workers; press Ctrl-C again to kill them", file=sys.stderr, flush=True)
+    for job in jobs:
+        if job.poll() == "pending":
+            job.kill()
     deadline = time.monotonic() + _STOP_GRACE_S
     while time.monotonic() < deadline and len(asked) == already:
         if all(job.poll() in ("finished", "failed") for job in jobs):
             break
         time.sleep(_POLL_S)
+    living = sum(job.poll() not in ("finished", "failed") for job in jobs)
+    if living:
+        print(f"{living} worker(s) did not stop: killing them", file=sys.stderr, flush=True)
     directory.stop_file.unlink(missing_ok=True)
 
 

@@ -15,19 +15,31 @@ from typing import Any
 
 import pytest
 
+from wesar_sweep.config.sweep import Sweep
 from wesar_sweep.launchers.base import Job, Launcher, WorkerTask
 from wesar_sweep.launchers.inline import InlineLauncher
 from wesar_sweep.launchers.local import LocalLauncher
+from wesar_sweep.launchers.slurm import SlurmLauncher
 
 HERE = Path(__file__).parent
 Make = Callable[..., WorkerTask]
 
 
-@pytest.fixture(params=["inline", "local"])
+KINDS = ["inline", "local", pytest.param("slurm", marks=pytest.mark.slurm)]
+
+
+@pytest.fixture(params=KINDS)
 def launcher(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Launcher]:
-    made: Launcher = (
-        InlineLauncher() if request.param == "inline" else LocalLauncher(tmp_path / "jobs")
-    )
+    made: Launcher
+    match request.param:
+        case "inline":
+            made = InlineLauncher()
+        case "local":
+            made = LocalLauncher(tmp_path / "jobs")
+        case _:
+            request.getfixturevalue("slurm")
+            sweep = Sweep(launcher="slurm", timeout_min=5)
+            made = SlurmLauncher(tmp_path / "jobs", sweep, poll_interval_s=0.3)
     # A worker's own handlers must not outlast the test where the worker is this process.
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield made
