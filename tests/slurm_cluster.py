@@ -159,7 +159,8 @@ def cluster(folder: Path, *, preempt_signal: bool = True) -> Iterator[Cluster]:
     )
     gpus = [folder / f"gpu{index}" for index in range(CPUS_PER_NODE)]
     for gpu in gpus:
-        gpu.touch()
+        # Slurm wants a device, and a name that ends in a number; it opens none.
+        gpu.symlink_to(os.devnull)
     (folder / "gres.conf").write_text(
         f"NodeName=n[1-2] Name=gpu File={folder}/gpu[0-{CPUS_PER_NODE - 1}]\n"
     )

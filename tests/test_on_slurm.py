@@ -1,5 +1,6 @@
 """Studies on a real Slurm: whatever becomes of the jobs, the study is the undisturbed one."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -30,7 +31,7 @@ timeout_min: 5
 def study(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("study") / "tiny.yaml"
     # Runs of a second: long enough to be disturbed.
-    path.write_text(STUDY.replace("steps: 40", "steps: 160"))
+    path.write_text(STUDY.replace("steps: 40", "steps: 100"))
     return path
 
 
@@ -144,33 +145,35 @@ def test_the_only_worker_is_preempted_and_comes_back(start, slurm, undisturbed):
 
 
 def test_preempted_for_good_and_replaced(start, slurm, undisturbed):
-    """Where preemption cancels, nothing comes back by itself."""
+    """Where preemption cancels, a worker that was too slow to give way is gone: another comes."""
     driver = start(workers=1, more="partition: scrap\n")
     driver.wait_for_outcomes(1)
+    (beat,) = read_beats(driver.directory)
+    os.kill(beat.pid, signal.SIGSTOP)
     urgent = ("-p", "urgent", "-N2", "-n2", "-c4", "-o", "/dev/null")
     slurm.client("sbatch", *urgent, "--wrap", "sleep 1")
     said = driver.finish()
-    assert "its place was wanted for a job that goes before it" in said
-    assert driver.beats()["w1"] == "finished"
+    assert "its place was wanted for a job that goes before it (state PREEMPTED" in said
+    assert driver.beats() == {"w0": "training", "w1": "finished"}
     assert_same_runs(undisturbed, driver.directory)
     assert_nothing_trained_twice(driver.directory)
 
 
 def test_at_the_time_limit_it_stops_and_comes_back(start, slurm, undisturbed):
     """Slurm looks at limits twice a minute; until then the worker is held, so that work is left."""
-    driver = start(workers=1, minutes=1, more="signal_lead_s: 30\n")
+    driver = start(workers=1, minutes=2, more="signal_lead_s: 30\n")
     driver.wait_for_outcomes(1)
     (beat,) = read_beats(driver.directory)
-    os.kill(beat.pid, signal.SIGSTOP)
 
     def told() -> bool:
         status = Path(f"/proc/{beat.pid}/status").read_text()
         waiting = next(line for line in status.splitlines() if line.startswith("ShdPnd"))
         return bool(int(waiting.split()[1], 16) & 1 << (signal.SIGUSR2 - 1))
 
-    try:
-        wait_for(told, timeout_s=70)
-    finally:
+    # Where this machine is so slow that it was told before it is held, that is as well.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        os.kill(beat.pid, signal.SIGSTOP)
+        wait_for(told, timeout_s=90)
         os.kill(beat.pid, signal.SIGCONT)
     driver.finish()
     assert driver.beats() == {"w0": "stopping", "w0.1": "finished"}

@@ -20,6 +20,7 @@ def tell(path: str) -> None:
         "at_import": GREETING_AT_IMPORT,
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "life": os.environ.get("WESAR_SWEEP_LIFE"),
     }
     temporary = Path(path + ".tmp")
     temporary.write_text(json.dumps(facts))

@@ -124,9 +124,11 @@ class SlurmWorkerJob:
 
     def kill(self) -> None:
         """`scancel`: SIGTERM to all of the job, and SIGKILL after the cluster's KillWait."""
-        if self.poll() in ("pending", "running"):
-            client(["scancel", self.id])
+        before = self.poll()
+        if before in ("pending", "running") and client(["scancel", self.id]) is not None:
             self._states.look(now=True)
+            if before == "pending" and self._states.absent(self.id):
+                self._states.cancelled(self.id)
 
     def failure(self) -> str | None:
         """State, exit code, node and reason in words, and the worker's traceback or log's tail."""

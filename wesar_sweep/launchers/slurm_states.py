@@ -113,6 +113,11 @@ class SlurmStates:
                 self._seen[job] = Seen(LOST, self._seen[job].node)
         return True
 
+    def cancelled(self, job: str) -> None:
+        """Somebody cancelled a job before it began: of an array, Slurm then forgets it at once."""
+        self._seen[job] = Seen("CANCELLED")
+        self._absent_s.pop(job, None)
+
     def absent(self, job: str) -> bool:
         """Whether Slurm did not know the job when it last answered."""
         return job in self._absent_s
@@ -126,15 +131,8 @@ class SlurmStates:
 
     def _queue(self) -> dict[str, Seen] | None:
         said = client(
-            [
-                "squeue",
-                "--all",
-                "--array",
-                "--noheader",
-                "--states=all",
-                "--format=%i|%T|%N|%r",
-                "--user",
-            ],
+            ["squeue", "--all", "--array", "--noheader", "--states=all", "--format=%i|%T|%N|%r"],
+            "--user",
             getpass.getuser(),
         )
         if said is None:
@@ -147,14 +145,9 @@ class SlurmStates:
         if not jobs or not self._keeps_accounts:
             return {}
         said = client(
-            [
-                "sacct",
-                "--noheader",
-                "--parsable2",
-                "--allocations",
-                "--format=JobID,State,NodeList,Reason",
-                "--jobs",
-            ],
+            ["sacct", "--noheader", "--parsable2", "--allocations"],
+            "--format=JobID,State,NodeList,Reason",
+            "--jobs",
             ",".join(jobs),
         )
         return {} if said is None else _rows(said)
