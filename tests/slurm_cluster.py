@@ -224,7 +224,7 @@ def _free_ports() -> int:
     raise AssertionError("no free ports")
 
 
-def wait_for(condition: object, *, timeout_s: float = 60) -> None:
+def wait_for(condition: object, *, timeout_s: float = 120) -> None:
     """Wait until a condition holds."""
     assert callable(condition)
     end = time.monotonic() + timeout_s

@@ -290,13 +290,13 @@ def _sweep(on: Path | None, **changes: object) -> Sweep:
 
 def _run(study: Study, sweep: Sweep, out: Path | None) -> None:
     from wesar_sweep import api
-    from wesar_sweep.driver import Interrupted
+    from wesar_sweep.driver import Interrupted, resume_command
 
     root = out or api.RESULTS / study.name
     try:
         result = api.run(study, on=sweep, out=root)
     except Interrupted as stop:
-        say(f"stopped; what was finished is on disk. Go on with: wesar-sweep resume {_short(root)}")
+        say(f"stopped; what was finished is on disk. Go on with: {resume_command(root, sweep)}")
         raise typer.Exit(128 + stop.number) from None
     _finish(result)
 

@@ -307,7 +307,7 @@ class _Crew:
         finally:
             self._launcher.close()
         if last is not None and not progress.read().complete:
-            raise LaunchError(_early_end(last, self._directory, stopped=stopped))
+            raise LaunchError(_early_end(last, self._directory, self._sweep, stopped=stopped))
 
     def _start(self, *indices: int) -> None:
         """Start workers, or replace them: together, as one array where there are arrays."""
@@ -383,13 +383,15 @@ def _stop(directory: StudyDirectory, jobs: Sequence[Job], asked: Sequence[int]) 
     directory.stop_file.touch()
     already = len(asked)
     print("stopping the workers; press Ctrl-C again to kill them", file=sys.stderr, flush=True)
-    for job in jobs:
-        if job.poll() == "pending":
-            job.kill()
     deadline = time.monotonic() + _STOP_GRACE_S
     while time.monotonic() < deadline and len(asked) == already:
-        if all(job.poll() in ("finished", "failed") for job in jobs):
+        states = [job.poll() for job in jobs]
+        if all(state in ("finished", "failed") for state in states):
             break
+        for job, state in zip(jobs, states, strict=True):
+            # It has not begun, or was about to begin again: nobody listens yet.
+            if state == "pending":
+                job.kill()
         time.sleep(_POLL_S)
     living = sum(job.poll() not in ("finished", "failed") for job in jobs)
     if living:
@@ -397,9 +399,16 @@ def _stop(directory: StudyDirectory, jobs: Sequence[Job], asked: Sequence[int]) 
     directory.stop_file.unlink(missing_ok=True)
 
 
-def _early_end(job: Job, directory: StudyDirectory, *, stopped: int) -> str:
+def resume_command(root: Path, sweep: Sweep) -> str:
+    """What a person types to go on; on a cluster the machines must be named again."""
+    on = " --on SWEEP.yaml" if sweep.launcher == "slurm" else ""
+    relative = os.path.relpath(root)
+    return f"wesar-sweep resume {root if relative.startswith('..') else relative}{on}"
+
+
+def _early_end(job: Job, directory: StudyDirectory, sweep: Sweep, *, stopped: int) -> str:
     """Why there are no workers left although there is something left to train."""
-    go_on = f"wesar-sweep resume {os.path.relpath(directory.root)}"
+    go_on = resume_command(directory.root, sweep)
     if stopped:
         return (
             "the workers were stopped before the end, by their time limit (timeout_min) or by a "

@@ -60,3 +60,11 @@ def listen(*, path: str) -> None:
     while not asked:
         time.sleep(0.01)
     print("stopped in good order", flush=True)
+
+
+def ignore(*, path: str) -> None:
+    """Sleep, and let no wish to stop through."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    tell(path)
+    time.sleep(60)

@@ -86,6 +86,18 @@ def wait_with(job: Job, *, meanwhile: Callable[[], None]) -> str:
     return state
 
 
+def test_tasks_that_start_together(launcher: Launcher, task: Make, tmp_path: Path) -> None:
+    """Each its own job, in order; none left of an earlier driver."""
+    assert not launcher.former()
+    tasks = [task("greet", path=str(tmp_path / f"facts{index}")) for index in range(2)]
+    jobs = launcher.submit_all([*tasks, task("explode", message="bang")])
+    assert len({job.id for job in jobs}) == 3
+    assert {job.ending() for job in jobs} == {None}
+    assert [job.wait(timeout_s=20) for job in jobs] == ["finished", "finished", "failed"]
+    assert [job.ending() for job in jobs] == ["done", "done", "fault"]
+    assert (tmp_path / "facts1").exists()
+
+
 def test_success(launcher: Launcher, task: Make, tmp_path: Path) -> None:
     job = launcher.submit(
         task(

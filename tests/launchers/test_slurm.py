@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from slurm_cluster import Cluster, wait_for
+from slurm_cluster import Cluster, cluster, missing, wait_for
 from test_launcher_contract import HERE, facts, path_with
 
 from wesar_sweep.config.sweep import Sweep
@@ -111,6 +111,46 @@ def test_a_requeued_job_is_pending_and_lives_again(
     assert "giving way" in job.log_tail()
     job.terminate()
     assert job.wait(timeout_s=20) == "finished"
+
+
+def preempt(slurm: Cluster) -> None:
+    """A job of the partition that goes before the others, on all of both nodes."""
+    slurm.client(
+        *("sbatch", "-p", "urgent", "-N2", "-n2", "-c4", "-o", "/dev/null", "--wrap", "sleep 1")
+    )
+
+
+def test_preempted_for_good(launcher: Make, slurm: Cluster, tmp_path: Path) -> None:
+    """Where preemption cancels, one that does not give way in time does not come back."""
+    job = launcher(partition="scrap").submit(task(tmp_path, "ignore"), index=0)
+    facts(tmp_path / "w0.facts")
+    preempt(slurm)
+    assert job.wait(timeout_s=60) == "failed"
+    assert job.ending() == "gave_way"
+    assert "its place was wanted for a job that goes before it (state PREEMPTED" in (
+        job.failure() or ""
+    )
+
+
+def test_preemption_by_sigterm_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most clusters send no signal of the job's choice; the worker asks why it was told to stop."""
+    if why := missing():
+        pytest.skip(why)
+    with cluster(tmp_path / "slurm", preempt_signal=False) as plain:
+        monkeypatch.setenv("SLURM_CONF", str(plain.conf))
+        sweep = Sweep(launcher="slurm")
+        one = SlurmLauncher(tmp_path / "jobs", sweep, poll_interval_s=0.3)
+        job = one.submit(task(tmp_path, "listen"), index=0)
+        assert facts(tmp_path / "w0.facts")["life"] == "0"
+        (tmp_path / "w0.facts").unlink()
+        preempt(plain)
+        wait_for((tmp_path / "w0.facts").exists)
+        assert facts(tmp_path / "w0.facts")["life"] == "1"
+        assert job.poll() == "running"
+        # The control: somebody's SIGTERM in this life is no preemption, so it ends.
+        job.terminate()
+        assert job.wait(timeout_s=60) == "finished"
+        assert job.ending() == "done"
 
 
 def test_jobs_outlive_their_launcher_and_are_found(

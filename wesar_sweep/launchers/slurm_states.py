@@ -7,8 +7,8 @@ nothing about any job. Nothing is submitted here.
 
 from __future__ import annotations
 
-import getpass
 import logging
+import os
 import re
 import subprocess
 import time
@@ -133,7 +133,7 @@ class SlurmStates:
         said = client(
             ["squeue", "--all", "--array", "--noheader", "--states=all", "--format=%i|%T|%N|%r"],
             "--user",
-            getpass.getuser(),
+            str(os.getuid()),
         )
         if said is None:
             self._failures += 1
