@@ -66,10 +66,10 @@ def undisturbed(study, inline, tmp_path_factory):
     return StudyDirectory(out), done
 
 
-def assert_same_runs(left: StudyDirectory, right: StudyDirectory) -> None:
+def assert_same_runs(left: StudyDirectory, right: StudyDirectory, *, runs: int = 18) -> None:
     """Every run bit for bit, but for who trained it and how long that took."""
     pairs = [{(o.trial, o.seed): o for o in read_outcomes(d)} for d in (left, right)]
-    assert pairs[0].keys() == pairs[1].keys() and len(pairs[0]) == 18
+    assert pairs[0].keys() == pairs[1].keys() and len(pairs[0]) == runs
     for key, a in pairs[0].items():
         b = pairs[1][key]
         for name in ("hyperparameters", "status", "diverged_at", "reason", "spikes", "steps"):
@@ -172,6 +172,38 @@ def test_killed_worker_is_replaced(study, undisturbed, tmp_path):
     os.kill(json.loads(beat.read_text())["pid"], signal.SIGKILL)
     assert driver.wait(timeout=120) == 0
     assert_same_runs(undisturbed[0], directory)
+
+
+LONG = STUDY.replace("steps: 40", "steps: 1500").replace("lr: [1e-3, 3e-2, 1e4]", "lr: [1e-3]")
+
+
+def test_killed_again_and_again_a_run_goes_on_where_it_stood(inline, tmp_path):
+    """SIGKILL of the worker every second or so: its checkpoints carry the runs to the same end."""
+    study, sweep = tmp_path / "long.yaml", tmp_path / "sweep.yaml"
+    study.write_text(LONG + "retries: 9\n")
+    sweep.write_text("workers: 1\nslots: 6\ncheckpoint_min: 0.002\n")
+    run("run", study, "--on", inline, "--out", tmp_path / "undisturbed")
+    directory = StudyDirectory(tmp_path / "out")
+    driver = subprocess.Popen(
+        command("run", study, "--on", sweep, "--out", directory.root),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    kills = 0
+    for life in range(4):
+        folder = directory.checkpoints_folder / f"w{life}"
+        wait_for(lambda f=folder: len(list(f.glob("[0-9]*"))) or driver.poll() is not None)
+        beat = json.loads(directory.beat_file(f"w{life}").read_text())
+        if driver.poll() is not None:
+            break
+        os.kill(beat["pid"], signal.SIGKILL)
+        kills += 1
+    _, errors = driver.communicate(timeout=120)
+    assert driver.returncode == 0, errors
+    assert kills >= 2, "the study was over before it could be killed: nothing was shown"
+    logs = "".join(path.read_text() for path in directory.workers_folder.glob("*.log"))
+    assert logs.count("goes on after") >= kills
+    assert not directory.checkpoints_folder.exists()
+    assert_same_runs(StudyDirectory(tmp_path / "undisturbed"), directory, runs=6)
 
 
 def test_ctrl_c_says_how_to_go_on(study, undisturbed, tmp_path):

@@ -29,6 +29,7 @@ from wesar_sweep.launchers.local import LocalLauncher
 from wesar_sweep.launchers.placement import WorkerPlacement, plan_workers
 from wesar_sweep.launchers.slurm import SlurmLauncher
 from wesar_sweep.progress import Display
+from wesar_sweep.store import checkpoint_files
 from wesar_sweep.store.atomic import write_atomically
 from wesar_sweep.store.beat import read_beats
 from wesar_sweep.store.layout import StudyDirectory
@@ -100,7 +101,10 @@ def run_study(
                 crew.work(progress, asked)
         with CellQueue(study, directory, "driver") as queue:
             queue.settle()
-        return progress.read()
+        summary = progress.read()
+        if summary.complete:
+            checkpoint_files.clear_all(directory)
+        return summary
 
 
 def rehearse(study: Study, *, sweep: Sweep, root: Path) -> str:
@@ -368,6 +372,8 @@ def _task(
             # On a cluster each has its own share of a node's memory, if the sweep says how much.
             "workers": 1 if sweep.memory_gb_per_worker else workers,
             "follow_driver": sweep.launcher != "slurm",
+            "checkpoint_min": sweep.checkpoint_min,
+            "ranks": sweep.ranks_per_worker,
         },
         environment=placement.environment,
         timeout_min=sweep.timeout_min,

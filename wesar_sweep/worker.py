@@ -7,6 +7,7 @@ on with its cells. A worker never imports polars or altair.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import platform
 import signal
@@ -52,6 +53,8 @@ def main(
     memory_fraction: float = 0.8,
     workers: int = 1,
     follow_driver: bool = False,
+    checkpoint_min: float | None = None,
+    ranks: int = 1,
 ) -> None:
     """Train runs of a study until there is nothing left to take, or until asked to stop.
 
@@ -63,6 +66,8 @@ def main(
         memory_fraction: Share of the free memory that the slots may fill.
         workers: Workers that share this machine's memory.
         follow_driver: Stop when no process holds the study's driver lock any more.
+        checkpoint_min: Minutes between two checkpoints; None makes none.
+        ranks: Processes of this machine, each with a device, that train each run together.
 
     Raises:
         StoreError: The results directory cannot be used, or the corpus is not the study's.
@@ -85,6 +90,8 @@ def main(
                 slots=slots,
                 memory_fraction=memory_fraction,
                 workers=workers,
+                checkpoint_min=checkpoint_min,
+                ranks=ranks,
             )
         except BaseException as error:
             watch.say("failed", message=f"{type(error).__name__}: {error}")
@@ -101,9 +108,13 @@ def _train(
     slots: int | None,
     memory_fraction: float,
     workers: int,
+    checkpoint_min: float | None,
+    ranks: int,
 ) -> None:
     watch.say("starting")
+    from wesar_sweep.ranks import other_ranks
     from wesar_sweep.studies.queue import CellQueue
+    from wesar_sweep.training.checkpoints import Checkpoints
     from wesar_sweep.training.corpus import load_corpus
     from wesar_sweep.training.engine import Engine
     from wesar_sweep.training.memory import Fit, choose_slots
@@ -114,7 +125,10 @@ def _train(
         from wesar_sweep.kernels.fused import compiling
 
         compiling.prepare()
-    with CellQueue(study, directory, watch.worker) as queue:
+    with (
+        other_ranks(directory, size=ranks, device=where) as together,
+        CellQueue(study, directory, watch.worker) as queue,
+    ):
         contexts = possible_values(study, "context")
         corpus = load_corpus(study.data, context=max(int(str(context)) for context in contexts))
         require_same_corpus(directory, sha256=corpus.sha256)
@@ -126,14 +140,21 @@ def _train(
 
         def slots_for(architecture: Architecture) -> Fit:
             fit = choose_slots(
-                architecture,
+                # What this rank holds.
+                replace(architecture, batch=max(1, architecture.batch // ranks)),
                 device=where,
                 memory_fraction=memory_fraction,
                 workers=workers,
                 traits=StackTraits.of(study, methods=methods),
                 precision=precision,
             )
-            return fit if slots is None else replace(fit, slots=slots)
+            # Ranks train one run at a time, unless told otherwise.
+            chosen = slots or (1 if ranks > 1 else None)
+            return fit if chosen is None else replace(fit, slots=chosen)
+
+        checkpoints = None
+        if checkpoint_min is not None:
+            checkpoints = Checkpoints(directory, worker=watch.worker, precision=precision)
 
         Engine(
             study,
@@ -144,6 +165,9 @@ def _train(
             slots=slots_for,
             worker=watch.worker,
             on_block=watch.on_block,
+            checkpoints=checkpoints,
+            ranks=together,
+            checkpoint_every_s=math.inf if checkpoint_min is None else 60 * checkpoint_min,
         ).train()
 
 

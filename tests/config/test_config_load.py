@@ -221,9 +221,7 @@ def test_sweep_errors(in_tmp_path: Path) -> None:
         "    allowed: a whole number, at least 1, or null\n"
         "sweep.yaml:2:1: devices: unknown key\n"
         "    value: cpu\n"
-        "    allowed: launcher, device, workers, slots, memory_fraction, timeout_min, partition, "
-        "account, qos, constraint, gpus_per_worker, cpus_per_worker, memory_gb_per_worker, "
-        "array_parallelism, signal_lead_s, setup, python, slurm_additional_parameters\n"
+        f"    allowed: {', '.join(Sweep.model_fields)}\n"
         "    hint: did you mean device?\n"
         "--set slots=x: slots: expected a whole number, found text\n"
         "    value: x\n"
@@ -272,6 +270,14 @@ def test_a_lead_that_leaves_no_time_and_options_that_are_ours(in_tmp_path: Path)
         "use cpus_per_worker",
     )
     assert (signal.line, signal.hint) == (4, "use signal_lead_s")
+
+
+def test_each_rank_of_a_job_has_a_gpu(in_tmp_path: Path) -> None:
+    Path("sweep.yaml").write_text("launcher: slurm\ngpus_per_worker: 2\nranks_per_worker: 4\n")
+    with pytest.raises(ConfigError, match="2 GPUs for 4 ranks of a worker"):
+        load_sweep("sweep.yaml")
+    assert load_sweep("sweep.yaml", overrides=["device=cpu"]).ranks_per_worker == 4
+    assert load_sweep("sweep.yaml", overrides=["gpus_per_worker=4"]).gpus_per_worker == 4
 
 
 def test_dump_spells_out_defaults_and_leaves_out_what_is_searched(

@@ -52,6 +52,34 @@ def test_capture_changes_nothing(small_study, runs_of, text, gpu):
     assert torch.equal(captured, launched)
 
 
+@pytest.mark.parametrize("method", ["wesar", "sigma_reparam", "weight_norm"])
+def test_saved_and_restored_in_another_stack(small_study, runs_of, text, gpu, method):
+    """Other slots of a stack as large, whose step was captured before: equal bits."""
+    runs = runs_of(small_study, {"method": method}, {"method": "he", "seed": 1})
+    traits = StackTraits.of(small_study, methods=["he", method])
+    undisturbed, first, second = (
+        Stack(runs[0].architecture, slots=2, traits=traits, train_S=text.to(gpu), precision="bf16")
+        for _ in range(3)
+    )
+    for stack in (undisturbed, first):
+        stack.warm_up()
+        stack.load_many([0, 1], runs)
+        stack.train(30).read()
+    state = first.state([1, 0])
+    second.warm_up()
+    second.load_many([0, 1], runs)
+    second.train(7).read()
+    # In each other's slots.
+    second.load_many([1, 0], runs)
+    for slot, place in ((0, 0), (1, 1)):
+        rows = {name: value[place] for name, value in state.items()}
+        assert {name: row.shape for name, row in rows.items()} == second.state_shapes()
+        second.restore(slot, rows, steps_done=30)
+    want, got = undisturbed.train(40).read(), second.train(40).read()
+    for mine, theirs in zip(got[:2], want[:2], strict=True):
+        assert (mine == theirs[:, [1, 0]]).all()
+
+
 def test_micro_batches_give_the_same_step(small_study, runs_of, text, gpu):
     """Two orders of one sum, compared for as long as rounding has not grown.
 

@@ -54,7 +54,7 @@ def sweep_findings(sweep: Sweep, *, wrong: Sequence[KeyPath] = ()) -> list[Findi
         sweep: The sweep, with defaults in place of what is wrong already.
         wrong: Paths of what was wrong and was replaced; findings that rest on them are left out.
     """
-    found = [*_foreign(sweep), *_lead(sweep), *_options(sweep)]
+    found = [*_foreign(sweep), *_lead(sweep), *_ranks(sweep), *_options(sweep)]
     return [finding for finding in found if not finding.rests_on(wrong)]
 
 
@@ -80,6 +80,17 @@ def _lead(sweep: Sweep) -> Iterator[Finding]:
             f"{sweep.timeout_min}",
             allowed=f"a whole number, below {sweep.timeout_min * 60}",
             involves=(("timeout_min",),),
+        )
+
+
+def _ranks(sweep: Sweep) -> Iterator[Finding]:
+    gpus, ranks = sweep.gpus_per_worker, sweep.ranks_per_worker
+    if gpus and sweep.device != "cpu" and gpus < ranks:
+        yield Finding(
+            ("gpus_per_worker",),
+            f"{gpus} GPUs for {ranks} ranks of a worker; each needs one of its own",
+            allowed=f"a whole number, at least {ranks}",
+            involves=(("ranks_per_worker",), ("device",)),
         )
 
 

@@ -35,6 +35,16 @@ class Sweep(Frozen):
         description="A worker still running after so many minutes is stopped; slurm: the job's "
         "time limit, after which it comes back.",
     )
+    checkpoint_min: Annotated[float, Field(gt=0)] | None = Field(
+        default=5.0,
+        description="Minutes between two checkpoints of a worker's unfinished runs; one is also "
+        "made when it is asked to stop. null: none, and an interrupted run begins anew.",
+    )
+    ranks_per_worker: Count = Field(
+        default=1,
+        description="Processes, each with a device of its own, that train each run together, data "
+        "parallel: for runs too large for one device. training.batch must be a multiple of it.",
+    )
     partition: Text | None = Field(
         default=None, description="slurm: partition or partitions; default: the cluster's."
     )

@@ -30,7 +30,7 @@ class WorkerPlacement:
     device: Literal["cpu", "cuda", "auto"]
     """``auto``: whatever the node has."""
     gpu: str | None
-    """The GPU as CUDA_VISIBLE_DEVICES names it; None on the processor."""
+    """The GPU, or one a rank, as CUDA_VISIBLE_DEVICES names them; None on the processor."""
     environment: dict[str, str]
     """Variables that keep the worker to its device and threads."""
 
@@ -74,26 +74,41 @@ def plan_workers(sweep: Sweep) -> list[WorkerPlacement]:
                 hint="use launcher: local for more",
             )
         )
+    ranks = sweep.ranks_per_worker
     if gpus:
-        count = 1 if sweep.launcher == "inline" else sweep.workers or len(gpus)
-        if count > len(gpus):
+        most = len(gpus) // ranks
+        if not most:
             raise ConfigError(
                 Problem(
-                    f"{count} workers for {len(gpus)} visible GPUs; each needs one of its own",
+                    f"{ranks} ranks a worker for {len(gpus)} visible GPUs; each needs its own",
+                    path="ranks_per_worker",
+                    value=repr(ranks),
+                    allowed=f"1 to {len(gpus)}",
+                )
+            )
+        count = 1 if sweep.launcher == "inline" else sweep.workers or most
+        if count > most:
+            each = "one" if ranks == 1 else str(ranks)
+            raise ConfigError(
+                Problem(
+                    f"{count} workers for {len(gpus)} visible GPUs; each needs {each} of its own",
                     path="workers",
                     value=repr(count),
-                    allowed=f"1 to {len(gpus)}",
+                    allowed=f"1 to {most}",
                     hint="raise slots instead: one worker fills a GPU with many runs",
                 )
             )
-        threads = max(1, cpu_cores() // count)
-        return [_on_gpu(index, gpu=gpu, threads=threads) for index, gpu in enumerate(gpus[:count])]
-    count = 1 if sweep.launcher == "inline" else sweep.workers or _default_cpu_workers()
+        threads = max(1, cpu_cores() // (count * ranks))
+        return [
+            _on_gpu(index, gpu=",".join(gpus[index * ranks : (index + 1) * ranks]), threads=threads)
+            for index in range(count)
+        ]
+    count = 1 if sweep.launcher == "inline" else sweep.workers or _default_cpu_workers(ranks)
     return [_on_cpu(index) for index in range(count)]
 
 
-def _default_cpu_workers() -> int:
-    return max(1, min(cpu_cores(), int(free_memory_gb() / _CPU_WORKER_GB)))
+def _default_cpu_workers(ranks: int) -> int:
+    return max(1, min(cpu_cores(), int(free_memory_gb() / _CPU_WORKER_GB)) // ranks)
 
 
 def _threads(count: int) -> dict[str, str]:
@@ -102,7 +117,7 @@ def _threads(count: int) -> dict[str, str]:
 
 def _on_gpu(index: int, *, gpu: str, threads: int) -> WorkerPlacement:
     variables = {**_threads(threads), "CUDA_VISIBLE_DEVICES": gpu}
-    if gpu.isdigit():
+    if gpu.replace(",", "").isdigit():
         # The driver's list is in the order of the bus; CUDA's own order is the fastest first.
         variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     return WorkerPlacement(

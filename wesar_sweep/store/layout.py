@@ -53,6 +53,11 @@ class StudyDirectory:
         return self.root / "curves"
 
     @property
+    def checkpoints_folder(self) -> Path:
+        """The state of unfinished runs, some files a worker; gone when the study is complete."""
+        return self.root / "checkpoints"
+
+    @property
     def workers_folder(self) -> Path:
         """What each worker says of itself: lock, beat, log."""
         return self.root / "workers"

@@ -160,6 +160,11 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def project_version() -> str:
+    """Version of this package, or ``unknown`` where it is not installed."""
+    return _version(PROJECT) or "unknown"
+
+
 def _version(distribution: str) -> str | None:
     try:
         return metadata.version(distribution)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,8 +23,11 @@ from torch import Tensor
 from wesar_sweep.config.precision import resolved_precision
 from wesar_sweep.config.run import Architecture, Run
 from wesar_sweep.config.study import Study
+from wesar_sweep.errors import StoreError
 from wesar_sweep.store.rows import Curve, FloatArray, Outcome, Status
+from wesar_sweep.training.checkpoints import Checkpoints, SavedRun
 from wesar_sweep.training.corpus import Corpus
+from wesar_sweep.training.data_parallel import LeaderStack, Ranks
 from wesar_sweep.training.memory import Fit
 from wesar_sweep.training.queue import RunQueue
 from wesar_sweep.training.record import RunRecord
@@ -39,6 +43,9 @@ BLOCK_SECONDS = {"cpu": 1.0, "cuda": 0.1}
 
 On a GPU a run that has diverged keeps its slot for one block and a half, and a block costs nothing.
 """
+
+CHECKPOINTS_APART = 50
+"""So many times as long as a checkpoint took passes before the next, or they take over the time."""
 
 MOST_FAULTS = 5
 """So many faults on end, with no run finished between them, and the process is given up."""
@@ -87,6 +94,9 @@ class Engine:
         slots: K and micro-batches for an architecture.
         worker: Name written into outcomes.
         on_block: Called after every block; returning True asks to stop at once.
+        checkpoints: Where unfinished runs are saved and found again; None: nowhere.
+        checkpoint_every_s: Seconds between two checkpoints; one is also made before a stop.
+        ranks: The processes that train each stack together, of which this is the first.
         refill: Whether a run may enter a stack that others have begun; off only to measure what
             refilling gains.
     """
@@ -102,8 +112,14 @@ class Engine:
         slots: Callable[[Architecture], Fit],
         worker: str,
         on_block: Callable[[Engine], bool],
+        checkpoints: Checkpoints | None = None,
+        checkpoint_every_s: float = math.inf,
+        ranks: Ranks | None = None,
         refill: bool = True,
     ) -> None:
+        self._ranks = ranks
+        self._checkpoints, self._checkpoint_every_s = checkpoints, checkpoint_every_s
+        self._saved_at = time.monotonic()
         self._refill = refill
         self._precision = resolved_precision(study, on_gpu=device.type == "cuda")
         self._study, self._queue, self._corpus = study, queue, corpus
@@ -119,6 +135,7 @@ class Engine:
         self._set_aside: list[Run] = []
         self._faults = 0
         self._step_seconds = 0.0
+        self._save_seconds = 0.0
         self._read_at = 0.0
         self._results: list[tuple[Outcome, Curve | None]] = []
         self.records: list[RunRecord | None] = []
@@ -131,6 +148,8 @@ class Engine:
         """Time spent in training steps: by the clock, on a GPU by the device's."""
         self.evaluation_seconds = 0.0
         """Wall time spent in evaluating."""
+        self.checkpoint_seconds = 0.0
+        """Wall time spent in making checkpoints."""
         self.queue_seconds = 0.0
         """Wall time spent in the queue: its database, and the disk it keeps results on."""
         self.slot_steps = 0
@@ -219,7 +238,8 @@ class Engine:
         self.records = [None] * min(slots, len(self._waiting))
         self._step_seconds = 0.0
         with _machine_faults():
-            stack = Stack(
+            make = Stack if self._ranks is None else partial(LeaderStack, ranks=self._ranks)
+            stack = make(
                 architecture,
                 slots=len(self.records),
                 traits=self._traits,
@@ -248,11 +268,42 @@ class Engine:
                 self._evaluate(stack, window_ST)
             if not self._may_wait():
                 self._hand_in()
-            if self._on_block(self):
+            stop = self._on_block(self)
+            if stop or self._checkpoint_due():
+                if begun is not None:
+                    self._judge_block(stack, begun)
+                    begun = None
+                    self._evaluate(stack, window_ST)
+                    self._hand_in()
+                self._save(stack)
+            if stop:
                 return
             free = self.records.count(None)
             if free and refill:
                 self._waiting += self._take(free, architecture)
+
+    def _checkpoint_due(self) -> bool:
+        if self._checkpoints is None:
+            return False
+        # Where a checkpoint takes long there are fewer.
+        every = max(self._checkpoint_every_s, CHECKPOINTS_APART * self._save_seconds)
+        return time.monotonic() - self._saved_at >= every
+
+    def _save(self, stack: Stack) -> None:
+        """Make a checkpoint of the runs of the stack, all of whose steps have been judged."""
+        live = self._live()
+        if self._checkpoints is None or not live:
+            return
+        start = time.monotonic()
+        try:
+            with _machine_faults():
+                self._checkpoints.save(stack, live)
+        except StoreError as error:
+            # Training can do without, and its results may still find room.
+            _log.warning("no checkpoint: %s", error)
+        self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - start
+        self.checkpoint_seconds += self._save_seconds
 
     def _validation_windows(self, context: int) -> Tensor:
         """Evenly spaced held-out windows, [sequences, context + 1], the same for every run."""
@@ -270,10 +321,49 @@ class Engine:
         self._entering, self._waiting = self._waiting[: len(slots)], self._waiting[len(slots) :]
         with _machine_faults():
             stack.load_many(slots, self._entering)
-        losses = self._measure(stack, slots, window_ST)
-        for slot, run, init_loss in zip(slots, self._entering, losses, strict=True):
-            self.records[slot] = RunRecord(run, self._study, init_loss)
+        saved = {
+            slot: self._find(run, stack) for slot, run in zip(slots, self._entering, strict=True)
+        }
+        new = [slot for slot in slots if saved[slot] is None]
+        init_losses = dict(zip(new, self._measure(stack, new, window_ST), strict=True))
+        resumed: list[tuple[int, RunRecord]] = []
+        for slot, run in zip(slots, self._entering, strict=True):
+            state = saved[slot]
+            if state is None:
+                self.records[slot] = RunRecord(run, self._study, init_losses[slot])
+                continue
+            record = RunRecord.resumed(run, self._study, state.record)
+            with _machine_faults():
+                stack.restore(slot, state.rows, steps_done=record.steps_done)
+            self.records[slot] = record
+            resumed.append((slot, record))
         self._entering = []
+        self._report_again(stack, resumed)
+
+    def _find(self, run: Run, stack: Stack) -> SavedRun | None:
+        """Where a run stood when somebody last saved it."""
+        if self._checkpoints is None:
+            return None
+        found = self._checkpoints.find(run, like=stack)
+        if found is not None:
+            at = len(found.record.loss)
+            _log.info("trial %d, seed %d goes on after %d steps", run.trial, run.seed, at)
+        return found
+
+    def _report_again(self, stack: Stack, resumed: Sequence[tuple[int, RunRecord]]) -> None:
+        """Tell the queue what resumed runs had come to: whoever had them may have died with it."""
+        reports = [
+            (slot, record, step, loss)
+            for slot, record in resumed
+            for step, loss in record.intermediate()
+        ]
+        if not reports:
+            return
+        with self._in_queue():
+            pruned = self._queue.report([(r.run, step, loss) for _, r, step, loss in reports])
+        for (slot, record, _, _), stop in zip(reports, pruned, strict=True):
+            if stop and self.records[slot] is record:
+                self._leave_pruned(stack, slot, record)
 
     def _measure(self, stack: Stack, slots: Sequence[int], window_ST: Tensor) -> list[float]:
         """Held-out loss of some slots, with the time it takes."""
@@ -373,9 +463,12 @@ class Engine:
             pruned = self._queue.report(reports)
         for (slot, record), stop in zip(going_on, pruned, strict=True):
             if stop:
-                curve = record.curve(stack.probe_axes())
-                reason = f"pruned after {record.steps_done} steps"
-                self._leave(slot, record, curve, "pruned", reason=reason)
+                self._leave_pruned(stack, slot, record)
+
+    def _leave_pruned(self, stack: Stack, slot: int, record: RunRecord) -> None:
+        curve = record.curve(stack.probe_axes())
+        reason = f"pruned after {record.steps_done} steps"
+        self._leave(slot, record, curve, "pruned", reason=reason)
 
     def _leave(
         self,
@@ -425,5 +518,6 @@ class Engine:
         self._hand_in()
         self._faults += 1
         broken = self._device.type == "cuda" and not isinstance(fault, OutOfMemory)
+        broken |= self._ranks is not None  # The others are in the middle of something.
         if broken or self._faults >= MOST_FAULTS:
             raise fault

@@ -49,10 +49,10 @@ class FusedStep:
         capture: bool,
         micro_batches: int,
     ) -> None:
-        a = stack.architecture
-        assert a.batch % micro_batches == 0, (a.batch, micro_batches)
+        self._first_sequence, share = stack.share
+        assert share % micro_batches == 0, (share, micro_batches)
         self._stack, self._train_S, self._capture = stack, train_S, capture
-        self._sequences = a.batch // micro_batches
+        self._sequences = share // micro_batches
         self._micro_batches = micro_batches
         self._decoder = FusedDecoder(
             stack.rows.layout,
@@ -72,6 +72,7 @@ class FusedStep:
         from wesar_sweep.training.stack import MOST_STEPS
 
         stack = self._stack
+        whole = self._micro_batches == 1 and stack.ranks is None
         self._step_graph: torch.cuda.CUDAGraph | None = None
         self._probe_graph: torch.cuda.CUDAGraph | None = None
         self._probes: dict[str, Tensor] = {}
@@ -80,7 +81,8 @@ class FusedStep:
             stack.slots,
             stack.rows.layout.effective_size,
             device=stack.device,
-            dtype=stack.rows.effective_KP.dtype if self._micro_batches == 1 else torch.float32,
+            # In parts, which are added up, it is not to be rounded once a part.
+            dtype=stack.rows.effective_KP.dtype if whole else torch.float32,
         )
         self._history_S2K = torch.zeros(MOST_STEPS, 2, stack.slots, device=stack.device)
         self._cursor = torch.zeros(1, dtype=torch.int64, device=stack.device)
@@ -193,7 +195,7 @@ class FusedStep:
                 table.step_K,
                 batch=a.batch,
                 context=a.context,
-                sequences=(part * self._sequences, self._sequences),
+                sequences=(self._first_sequence + part * self._sequences, self._sequences),
             )
             part_K = self._decoder.loss_and_gradients(
                 rows.effective_KP,
@@ -208,6 +210,8 @@ class FusedStep:
             )
             nll_K = part_K if nll_K is None else nll_K + part_K
         assert nll_K is not None
+        if stack.ranks is not None:
+            stack.ranks.add_up(nll_K, self._gradient_KQ)
         effective_norm = rows.matrix_norms(rows.effective_KP) if probe else None
         gate_KM = rows.gates_KM() if probe else None
         update = optimizer.update(

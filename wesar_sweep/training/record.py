@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wesar_sweep.config.run import Run
 from wesar_sweep.config.study import Study
 from wesar_sweep.stability.divergence import DivergenceDetector, Verdict
 from wesar_sweep.stability.spikes import find_spikes
-from wesar_sweep.store.rows import Curve, FloatArray, Outcome, Status
+from wesar_sweep.store.rows import Curve, FloatArray, IntArray, Outcome, Status
+
+_PROBE = "probes/"
 
 
 def evaluation_steps(study: Study, steps: int) -> tuple[int, ...]:
@@ -22,6 +27,48 @@ def evaluation_steps(study: Study, steps: int) -> tuple[int, ...]:
     if evaluation.every is not None:
         chosen |= set(range(evaluation.every, steps, evaluation.every))
     return tuple(sorted(chosen | {0, steps}))
+
+
+@dataclass(frozen=True, slots=True)
+class RecordState:
+    """What a record must be given to go on as if nothing had happened."""
+
+    seconds: float
+    """Wall time so far."""
+    evaluations: tuple[tuple[int, float], ...]
+    """(steps done, validation loss); the first is before the first step."""
+    loss: FloatArray
+    grad_norm: FloatArray
+    probe_step: IntArray
+    probes: dict[str, FloatArray]
+    """Name -> [P, X]."""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The series by name; `of` reads them back."""
+        series = {name: getattr(self, name) for name in ("loss", "grad_norm", "probe_step")}
+        return series | {f"{_PROBE}{name}": value for name, value in self.probes.items()}
+
+    @classmethod
+    def of(
+        cls,
+        arrays: Mapping[str, NDArray[Any]],
+        *,
+        seconds: float,
+        evaluations: tuple[tuple[int, float], ...],
+    ) -> RecordState:
+        """From what `arrays` gave."""
+        return cls(
+            seconds=seconds,
+            evaluations=evaluations,
+            loss=arrays["loss"],
+            grad_norm=arrays["grad_norm"],
+            probe_step=arrays["probe_step"],
+            probes={
+                name.removeprefix(_PROBE): value
+                for name, value in arrays.items()
+                if name.startswith(_PROBE)
+            },
+        )
 
 
 @dataclass
@@ -51,6 +98,36 @@ class RunRecord:
             warmup=self.run.hyperparameters.warmup,
             initial_loss=self.ceiling,
         )
+
+    @classmethod
+    def resumed(cls, run: Run, study: Study, state: RecordState) -> RunRecord:
+        """The record of a run that goes on where a checkpoint left it."""
+        record = cls(run, study, state.evaluations[0][1])
+        record.entered_at -= state.seconds
+        verdict = record.add_block(state.loss, state.grad_norm)
+        assert verdict is None, "a run that had ended was saved"
+        record.steps_begun = record.steps_done
+        record._evaluations = list(state.evaluations)
+        record._probe_steps = [int(step) for step in state.probe_step]
+        record._probes = {name: list(values) for name, values in state.probes.items()}
+        return record
+
+    def state(self) -> RecordState:
+        """What `resumed` needs; to be asked for when no block is on its way."""
+        assert self.steps_begun == self.steps_done, (self.steps_begun, self.steps_done)
+        empty = np.zeros(0, dtype=np.float32)
+        return RecordState(
+            seconds=time.monotonic() - self.entered_at,
+            evaluations=tuple(self._evaluations),
+            loss=np.concatenate([empty, *self._loss]),
+            grad_norm=np.concatenate([empty, *self._grad_norm]),
+            probe_step=np.array(self._probe_steps, dtype=np.int64),
+            probes={name: np.stack(values) for name, values in self._probes.items()},
+        )
+
+    def intermediate(self) -> list[tuple[int, float]]:
+        """(steps done, capped validation loss) of the evaluations between start and end."""
+        return [(step, self.capped(loss)) for step, loss in self._evaluations if step > 0]
 
     @property
     def steps(self) -> int:

@@ -88,6 +88,10 @@ class SlotTable:
         self._float_FK = self._float_FK[:, slots].contiguous()
         self._int_IK = self._int_IK[:, slots].contiguous()
 
+    def set_steps(self, slot: int, steps_done: int) -> None:
+        """A run in a slot has done so many updates already."""
+        self._int("step")[slot] = steps_done
+
     def advance(self) -> None:
         """One more update is done in every slot."""
         self._int("step").add_(1)

@@ -7,7 +7,7 @@ by `where`, never by multiplying (0·NaN).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from wesar_sweep.training.slots import SlotTable
 
 if TYPE_CHECKING:
     from wesar_sweep.store.rows import FloatArray
+    from wesar_sweep.training.data_parallel import Ranks
     from wesar_sweep.training.fused_step import FusedStep
 
 MOST_STEPS = 64
@@ -124,6 +125,7 @@ class Stack:
         fused: Whether to use the fused kernels; None: on a GPU.
         capture: Whether to capture the fused step; None: on a GPU.
         micro_batches: Parts of a step's sequences, one after another, of the fused step.
+        ranks: The processes that train it together (`training.data_parallel`); None: this alone.
     """
 
     def __init__(
@@ -138,8 +140,12 @@ class Stack:
         fused: bool | None = None,
         capture: bool | None = None,
         micro_batches: int = 1,
+        ranks: Ranks | None = None,
     ) -> None:
         self.architecture, self.traits = architecture, traits
+        self.ranks = ranks
+        # First sequence of this process's share of a batch, and how many.
+        self.share = (0, architecture.batch) if ranks is None else ranks.share(architecture.batch)
         self.device = train_S.device
         on_gpu = self.device.type == "cuda"
         if on_gpu:
@@ -164,7 +170,7 @@ class Stack:
                 train_S=train_S,
                 precision=precision,
                 deterministic=deterministic,
-                capture=on_gpu if capture is None else capture,
+                capture=(ranks.captures if ranks else on_gpu) if capture is None else capture,
                 micro_batches=micro_batches,
             )
         self._rotation = (
@@ -190,6 +196,47 @@ class Stack:
         for slot in slots:
             self.first_KP[slot] = 0
             self.second_KP[slot] = 0
+
+    def _state_tensors(self) -> dict[str, Tensor]:
+        """All that a step changes but the counters of steps: name -> [K, ...], not copied."""
+        rows = self.rows
+        state = {
+            "parameter": rows.parameter_KP,
+            "effective": rows.effective_KP,
+            "first": self.first_KP,
+            "second": self.second_KP,
+        }
+        if rows.left:
+            state["spectral_norm"] = rows.spectral_norm_KM
+        for name in rows.left:
+            state |= {f"left.{name}": rows.left[name], f"right.{name}": rows.right[name]}
+        return state
+
+    def state(self, slots: Sequence[int]) -> dict[str, Tensor]:
+        """What `restore` needs of some runs, [slots, ...] on the CPU; waits for the device."""
+        state = {}
+        for name, value in self._state_tensors().items():
+            # A row at a time: the device may have no room for a copy of them all.
+            state[name] = torch.empty(len(slots), *value.shape[1:], dtype=value.dtype)
+            for place, slot in enumerate(slots):
+                state[name][place].copy_(value[slot])
+        return state
+
+    def state_shapes(self) -> dict[str, torch.Size]:
+        """Shapes of what `state` gives of one run."""
+        return {name: value.shape[1:] for name, value in self._state_tensors().items()}
+
+    def restore(self, slot: int, state: Mapping[str, Tensor], *, steps_done: int) -> None:
+        """Put a run that was loaded into a slot back to where `state` was asked for it.
+
+        Args:
+            slot: Where it was loaded.
+            state: Its rows of what `state` gave.
+            steps_done: Updates it had done.
+        """
+        for name, value in self._state_tensors().items():
+            value[slot].copy_(state[name])
+        self.table.set_steps(slot, steps_done)
 
     def keep(self, slots: Sequence[int]) -> None:
         """Shrink to these slots, in this order."""
@@ -232,9 +279,10 @@ class Stack:
 
     def step(self, first_KB: Tensor, *, probe: bool = False) -> StepRecord:
         """One update of every slot on the sequences that start at `first_KB`."""
-        rows, table = self.rows, self.table
+        rows, table, ranks = self.rows, self.table, self.ranks
+        begin, count = self.share
         token_KBT, target_KBT = data_order.gather(
-            self._train_S, first_KB, context=self.architecture.context
+            self._train_S, first_KB[:, begin : begin + count], context=self.architecture.context
         )
         weights = effective_weights(rows.effective_KP, rows.layout, train=True)
         leaves = weights.leaves()
@@ -252,7 +300,12 @@ class Stack:
         loss_K = nll_K
         if self.traits.z_loss:
             loss_K = nll_K + table.z_loss_K * cross_entropy.z_reference(logit_KMV)
-        leaf_grads = torch.autograd.grad(loss_K, leaves, grad_outputs=torch.ones_like(loss_K))
+        # A rank's share of the mean over the whole batch.
+        share = torch.full_like(loss_K, count / self.architecture.batch)
+        leaf_grads = torch.autograd.grad(loss_K, leaves, grad_outputs=share)
+        nll_K = nll_K.detach() * share
+        if ranks is not None:
+            ranks.add_up(nll_K, *leaf_grads)
         with torch.no_grad():
             grad_norm_K = rows.pull_back(leaf_grads)
             before = self._probe(taps) if taps is not None else None
@@ -271,7 +324,7 @@ class Stack:
             if before is not None and old_KP is not None:
                 change_KM = rows.matrix_norms(rows.parameter_KP - old_KP)
                 before["update_ratio"] = change_KM / before["weight_norm"]
-        return StepRecord(nll_K.detach(), grad_norm_K, before)
+        return StepRecord(nll_K, grad_norm_K, before)
 
     def _probe(self, taps: Taps) -> dict[str, Tensor]:
         """Probes that describe the parameters of this step's loss; see SCIENCE, probes."""

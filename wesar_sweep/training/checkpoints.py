@@ -1,0 +1,271 @@
+"""Checkpoints: the state of runs on disk, so that whoever takes them next goes on where they stood.
+
+A file holds every run of one worker's stack at one moment: parameters, moments, effective weights,
+the vectors of power iteration, and what the host knows (curves, evaluations). The order of the data
+follows from seed and step. Runs do not depend on their neighbours, so a run is taken out of a file
+by its key (trial, seed) and put into any slot of any stack of its shape; where several files hold
+it, the one with the most steps counts. On a CPU it then ends with the same bits as if nothing had
+happened.
+
+Files are safetensors: read without pickle, a row at a time. They appear whole or not at all; a run
+whose bytes do not give its checksum is taken from the file before. A file is deleted once each of
+its runs has ended or stands in two newer ones, whoever wrote them; a worker keeps four at most.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from wesar_sweep.config.run import Run
+from wesar_sweep.store import checkpoint_files
+from wesar_sweep.store.atomic import write_atomically
+from wesar_sweep.store.layout import StudyDirectory
+from wesar_sweep.store.outcomes import OutcomeReader
+from wesar_sweep.store.provenance import project_version
+from wesar_sweep.training.record import RecordState, RunRecord
+from wesar_sweep.training.stack import Stack
+
+_log = logging.getLogger(__name__)
+
+_FORMAT = 1
+_KEPT = 2
+"""So many files hold a run, so that one may be damaged."""
+_MOST = 4
+"""Files of a worker's own that it keeps at most."""
+_INDEX = "wesar_sweep"
+"""The entry of a file's metadata that says what is in it."""
+
+RunKey = tuple[int, int]
+"""Trial and seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedRun:
+    """A run as it stood."""
+
+    record: RecordState
+    rows: dict[str, Tensor]
+    """Its rows of the tensors of `Stack.state`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What a checkpoint's header says."""
+
+    path: Path
+    written_at: int
+    """Nanoseconds since the epoch."""
+    steps: dict[RunKey, int]
+    """Steps done of each run in it."""
+    place: dict[RunKey, int]
+    """Row of each run."""
+    entries: list[dict[str, Any]]
+
+
+class Checkpoints:
+    """The checkpoints of a study as one worker writes and reads them. Used by one thread.
+
+    Args:
+        directory: The study's directory.
+        worker: Whose files are written; only one living worker has the name.
+        precision: Of activations: what another precision left is not gone on with.
+    """
+
+    def __init__(self, directory: StudyDirectory, *, worker: str, precision: str) -> None:
+        """Look at nothing yet; clear away what a killed worker of this name did not finish."""
+        self._directory, self._worker, self._precision = directory, worker, precision
+        self._known: dict[Path, tuple[tuple[int, int], _File | None]] = {}
+        """Path -> its size and time when it was read, and its header; None where it is no use."""
+        self._outcomes = OutcomeReader(directory)
+        checkpoint_files.clear_unfinished(directory, worker)
+
+    def save(self, stack: Stack, live: Sequence[tuple[int, RunRecord]]) -> None:
+        """Write the runs of a stack, none of whose steps may be under way or unjudged.
+
+        Args:
+            stack: Their state on the device.
+            live: Slot and record of each.
+
+        Raises:
+            StoreError: The disk is full or refuses; older checkpoints are as they were.
+        """
+        state = stack.state([slot for slot, _ in live])
+        tensors = {f"stack/{name}": value for name, value in state.items()}
+        entries = []
+        for place, (_, record) in enumerate(live):
+            kept = record.state()
+            for name, array in kept.arrays().items():
+                tensors[f"runs/{place}/{name}"] = torch.from_numpy(array)
+            entries.append(
+                {
+                    "trial": record.run.trial,
+                    "seed": record.run.seed,
+                    "steps_done": record.steps_done,
+                    "seconds": kept.seconds,
+                    "evaluations": list(kept.evaluations),
+                }
+            )
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "checksum") as pool:
+            sums = pool.map(lambda place: _checksum(tensors, place), range(len(live)))
+            for entry, checksum in zip(entries, sums, strict=True):
+                entry["crc32"] = checksum
+        index = {
+            "format": _FORMAT,
+            "version": project_version(),
+            "precision": self._precision,
+            "runs": entries,
+        }
+        path = checkpoint_files.next_of(self._directory, self._worker)
+
+        def fill(file: BinaryIO) -> None:
+            try:
+                save_file(tensors, file.name, metadata={_INDEX: json.dumps(index)})
+            except SafetensorError as error:
+                # It keeps the system's error number in its words alone.
+                number = re.search(r"os error (\d+)", str(error))
+                if number is None:
+                    raise
+                raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+            # It has put another file in the place of the open one.
+            with Path(file.name).open("rb") as written:
+                os.fsync(written.fileno())
+
+        write_atomically(path, fill)
+        self._clear()
+
+    def find(self, run: Run, *, like: Stack) -> SavedRun | None:
+        """A run as it stood latest, or None where no checkpoint that can be used holds it.
+
+        Args:
+            run: Which.
+            like: The stack it is to enter.
+        """
+        files = [file for file in self._files() if run.key in file.steps]
+        for file in sorted(files, key=lambda file: file.steps[run.key], reverse=True):
+            try:
+                saved = self._read(file, run.key)
+            except (OSError, SafetensorError, ValueError, KeyError) as error:
+                _log.warning("checkpoint %s cannot be read, trying another: %s", file.path, error)
+                continue
+            shapes = {name: row.shape for name, row in saved.rows.items()}
+            if shapes != like.state_shapes():
+                _log.warning("checkpoint %s is of another shape of model: not used", file.path)
+                continue
+            return saved
+        return None
+
+    def _clear(self) -> None:
+        """Delete the files that are of no use any more."""
+        self._outcomes.refresh()
+        ended = {key for key, row in self._outcomes.rows.items() if row.status != "failed"}
+        newer: Counter[RunKey] = Counter()
+        files = sorted(self._files(), key=lambda file: file.written_at, reverse=True)
+        for file in files:
+            if all(key in ended or newer[key] >= _KEPT for key in file.steps):
+                file.path.unlink(missing_ok=True)
+            newer.update(file.steps.keys())
+        for path in checkpoint_files.written_by(self._directory, self._worker)[:-_MOST]:
+            path.unlink(missing_ok=True)
+
+    def _files(self) -> Iterator[_File]:
+        """All checkpoints of the study that can be used, whoever wrote them."""
+        for path in checkpoint_files.all_of(self._directory):
+            if (file := self._header(path)) is not None:
+                yield file
+
+    def _header(self, path: Path) -> _File | None:
+        """What a file says is in it; None where that is damaged or of no use here."""
+        try:
+            facts = path.stat()
+        except FileNotFoundError:
+            return None
+        signature = facts.st_size, facts.st_mtime_ns
+        known = self._known.get(path)
+        if known is None or known[0] != signature:
+            self._known[path] = known = signature, self._read_header(path, facts.st_mtime_ns)
+        return known[1]
+
+    def _read_header(self, path: Path, written_at: int) -> _File | None:
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                index = json.loads((file.metadata() or {})[_INDEX])
+            entries = index["runs"]
+            keys = [(entry["trial"], entry["seed"]) for entry in entries]
+            mine = {"format": _FORMAT, "version": project_version()}
+            mine["precision"] = self._precision
+            theirs = {name: index[name] for name in mine}
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            _log.warning("checkpoint %s is damaged and not used: %s", path, error)
+            return None
+        if theirs != mine:
+            _log.warning("checkpoint %s is of %s, not of %s: not used", path, theirs, mine)
+            return None
+        return _File(
+            path,
+            written_at,
+            {key: entry["steps_done"] for key, entry in zip(keys, entries, strict=True)},
+            {key: place for place, key in enumerate(keys)},
+            entries,
+        )
+
+    def _read(self, file: _File, key: RunKey) -> SavedRun:
+        """One run of a file, checked.
+
+        Raises:
+            ValueError: Its bytes do not give its checksum.
+        """
+        place = file.place[key]
+        entry, own = file.entries[place], f"runs/{place}/"
+        with safe_open(file.path, framework="pt", device="cpu") as opened:
+            names = list(opened.keys())
+            rows = {
+                name.removeprefix("stack/"): opened.get_slice(name)[place : place + 1]
+                for name in names
+                if name.startswith("stack/")
+            }
+            arrays = {
+                name.removeprefix(own): opened.get_tensor(name).numpy()
+                for name in names
+                if name.startswith(own)
+            }
+        checked = {f"stack/{name}": row for name, row in rows.items()}
+        checked |= {f"runs/0/{name}": torch.from_numpy(array) for name, array in arrays.items()}
+        if _checksum(checked, 0) != entry["crc32"]:
+            raise ValueError(f"the bytes of trial {key[0]}, seed {key[1]} are not those written")
+        evaluations = tuple((int(step), float(loss)) for step, loss in entry["evaluations"])
+        record = RecordState.of(arrays, seconds=entry["seconds"], evaluations=evaluations)
+        return SavedRun(record, {name: row[0] for name, row in rows.items()})
+
+
+def _checksum(tensors: dict[str, Tensor], place: int) -> int:
+    """CRC-32 over a run's rows and series, in the order of their names."""
+    total = 0
+    own = f"runs/{place}/"
+    for name in sorted(tensors):
+        if name.startswith("stack/"):
+            # Names of a run's own series follow by what they are, not by where they stand.
+            total = zlib.crc32(_bytes(tensors[name][place]), total)
+    for name in sorted(name for name in tensors if name.startswith(own)):
+        total = zlib.crc32(_bytes(tensors[name]), total)
+    return total
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    if not tensor.numel():
+        return memoryview(b"")  # torch will not read an empty tensor as bytes.
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
