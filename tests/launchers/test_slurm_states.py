@@ -126,6 +126,20 @@ def test_a_word_that_nobody_knows_changes_nothing(clients: Clients) -> None:
     assert states.seen("7").word == "RUNNING"
 
 
+def test_a_reason_that_needs_somebody_is_told_once(
+    clients: Clients, caplog: pytest.LogCaptureFixture
+) -> None:
+    states = SlurmStates(interval_s=0)
+    states.watch(["7_0", "7_1", "8"])
+    rows = ("7_0|PENDING||JobHeldUser", "7_1|PENDING||JobHeldUser", "8|PENDING||Priority")
+    clients.say("squeue", "\n".join(rows))
+    for _ in range(2):
+        states.look(now=True)
+    assert [record.getMessage() for record in caplog.records] == [
+        "job 7_0 waits, Slurm says why: JobHeldUser"
+    ]
+
+
 def test_lost_only_after_the_whole_grace(clients: Clients) -> None:
     states = SlurmStates(interval_s=0.1, lost_after_s=0.5)
     states.watch(["7"])

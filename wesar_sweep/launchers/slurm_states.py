@@ -35,6 +35,11 @@ _STATES: dict[JobState, str] = {
 }
 """What Slurm's words mean. Any other word says nothing."""
 
+_USUAL_REASONS = frozenset(
+    ["", "None", "Priority", "Resources", "BeginTime", "JobArrayTaskLimit", "(null)"]
+)
+"""Why jobs wait that will run. Any other reason is told once: somebody may have to do something."""
+
 LOST = "LOST"
 """Our own word: neither squeue nor sacct has known the job for the whole grace."""
 
@@ -74,6 +79,7 @@ class SlurmStates:
         self._absent_s: dict[str, float] = {}
         self._looked_at: float | None = None
         self._failures = 0
+        self._reasons_told: set[str] = set()
 
     def watch(self, jobs: Iterable[str]) -> None:
         """Look at these, too: just submitted, hence pending."""
@@ -104,6 +110,7 @@ class SlurmStates:
             if job in found and job_state(found[job].word) is not None:
                 self._seen[job] = found[job]
                 self._absent_s.pop(job, None)
+                self._tell_reason(job, found[job])
                 continue
             # Its first absence counts nothing: it may have gone a moment ago.
             gone_s = self._absent_s.get(job)
@@ -121,6 +128,12 @@ class SlurmStates:
     def absent(self, job: str) -> bool:
         """Whether Slurm did not know the job when it last answered."""
         return job in self._absent_s
+
+    def _tell_reason(self, job: str, seen: Seen) -> None:
+        waits = job_state(seen.word) == "pending"
+        if waits and seen.reason not in (_USUAL_REASONS | self._reasons_told):
+            self._reasons_told.add(seen.reason)
+            _log.warning("job %s waits, Slurm says why: %s", job, seen.reason)
 
     @property
     def _interval_s(self) -> float:
@@ -183,7 +196,7 @@ class ClusterLimits:
 
 def cluster_limits() -> ClusterLimits:
     """Read `scontrol show config`."""
-    said = client(["scontrol", "show", "config"]) or ""
+    said = client(["scontrol", "show", "config"], quiet=True) or ""
     settings = dict(re.findall(r"^(\w+)\s*=\s*(\S+)", said, flags=re.MULTILINE))
     return ClusterLimits(
         max_array_size=int(settings.get("MaxArraySize", _DEFAULT_MAX_ARRAY_SIZE)),
