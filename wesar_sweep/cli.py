@@ -98,12 +98,22 @@ def run(
     workers: Workers = None,
     set_: Set = None,
     detach: Detach = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print what would be started or submitted; start nothing."),
+    ] = False,
 ) -> None:
     """Train a study and write its report; a study begun before goes on where it stopped."""
     from wesar_sweep import api
 
     study = api.load(file, overrides=set_ or ())
-    _run(study, _sweep(on, slots=slots, device=device, workers=workers), out, detach=detach)
+    sweep = _sweep(on, slots=slots, device=device, workers=workers)
+    if dry_run:
+        from wesar_sweep.driver import rehearse
+
+        print(rehearse(study, sweep=sweep, root=out or api.RESULTS / study.name))
+    else:
+        _run(study, sweep, out, detach=detach)
 
 
 @app.command(epilog="Example: wesar-sweep resume results/lr_sigma")
@@ -253,7 +263,7 @@ def plan(
 
     study = load_study(file, overrides=set_ or ())
     sweep = _sweep(on, slots=slots, device=device, workers=workers)
-    resolved_precision(study, on_gpu=plan_workers(sweep)[0].device == "cuda")
+    resolved_precision(study, on_gpu=plan_workers(sweep)[0].on_gpu)
     facts = plan_view.facts(study, sweep=sweep, probe=probe)
     if as_json:
         print(json.dumps(facts))
@@ -339,6 +349,7 @@ def _sweep(on: Path | None, **changes: object) -> Sweep:
 def _run(study: Study, sweep: Sweep, out: Path | None, *, detach: bool = False) -> None:
     from wesar_sweep import api
     from wesar_sweep.config.sweep import Budget
+    from wesar_sweep.crew import ON, resume_command
     from wesar_sweep.endings import BudgetSpent, Cancelled, Interrupted
     from wesar_sweep.store.drive import read_drive
     from wesar_sweep.store.layout import StudyDirectory
@@ -353,7 +364,7 @@ def _run(study: Study, sweep: Sweep, out: Path | None, *, detach: bool = False) 
             _detach(study, sweep, root)
             return
         on_ready = partial(taken.take, StudyDirectory(root))
-    go_on = f"wesar-sweep resume {_short(root)}"
+    go_on = resume_command(root, sweep)
     former = read_drive(StudyDirectory(root))
     if former is not None and former.budget != Budget() == sweep.budget:
         say("note: the call before this one had a budget, this one has none (give its --on again)")
@@ -371,7 +382,7 @@ def _run(study: Study, sweep: Sweep, out: Path | None, *, detach: bool = False) 
         _show(result)
         say(
             f"{stop}. {summary.runs - summary.runs_done} of {summary.runs} runs are left to train. "
-            f"Go on with a larger budget in the sweep file: {go_on} --on SWEEP.yaml"
+            f"Go on with a larger budget in the sweep file: {go_on.removesuffix(ON)}{ON}"
         )
         raise typer.Exit(BUDGET_SPENT) from None
     _finish(result)

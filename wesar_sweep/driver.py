@@ -1,15 +1,13 @@
 """What the process of a person does: prepares the directory, launches workers, watches, ends well.
 
 It trains nothing itself (except through the inline launcher) and keeps no state that is not on
-disk: kill it, and `resume` goes on.
+disk: kill it, and `resume` goes on. The workers are `crew`'s.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,21 +15,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from wesar_sweep.budget import trials_words, used_up
 from wesar_sweep.config import anchored, dump_study, load_study, resolved_precision, study_hash
 from wesar_sweep.config.space import possible_values
 from wesar_sweep.config.study import Study
 from wesar_sweep.config.sweep import Sweep
-from wesar_sweep.endings import BudgetSpent, Cancelled, Interrupted, recorded
-from wesar_sweep.errors import ConfigError, LaunchError, Problem, StoreError
-from wesar_sweep.launchers.base import Job, Launcher, WorkerTask
-from wesar_sweep.launchers.inline import InlineLauncher
-from wesar_sweep.launchers.local import LocalLauncher
+from wesar_sweep.crew import Crew, slurm_launcher, worker_task
+from wesar_sweep.endings import Cancelled, recorded
+from wesar_sweep.errors import ConfigError, Problem, StoreError
 from wesar_sweep.launchers.placement import WorkerPlacement, plan_workers
 from wesar_sweep.progress import Display
 from wesar_sweep.store import checkpoint_files
 from wesar_sweep.store.atomic import write_atomically
-from wesar_sweep.store.beat import read_beats
 from wesar_sweep.store.drive import Drive
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import HeldLock, is_held, try_hold
@@ -40,7 +34,6 @@ from wesar_sweep.store.provenance import (
     merge_provenance,
     require_same_corpus,
 )
-from wesar_sweep.store.spent import read_spent, total
 from wesar_sweep.studies.check import check
 from wesar_sweep.studies.progress import Progress, Summary
 from wesar_sweep.studies.queue import CellQueue
@@ -49,9 +42,8 @@ from wesar_sweep.studies.storage import close_study, open_study
 _log = logging.getLogger(__name__)
 
 _POLL_S = 0.1
-_LOOK_EVERY_S = 1.0
-_STOP_GRACE_S = 60.0
-"""Seconds workers get to stop after Ctrl-C; then they are killed, and nothing finished is lost."""
+_FORMER_GRACE_S = 60.0
+"""Seconds in which workers of a former driver notice that it is gone."""
 
 
 def run_study(
@@ -124,8 +116,30 @@ def plan_checked(study: Study, *, sweep: Sweep) -> list[WorkerPlacement]:
     check(study)
     _require_even_shares(study, sweep)
     placements = plan_workers(sweep)
-    resolved_precision(study, on_gpu=placements[0].device == "cuda")
+    resolved_precision(study, on_gpu=placements[0].on_gpu)
     return placements
+
+
+def rehearse(study: Study, *, sweep: Sweep, root: Path) -> str:
+    """What `run_study` would start: the scripts for sbatch, or the workers one a line.
+
+    Nothing is started, submitted or written.
+
+    Raises:
+        ConfigError: As for `run_study`.
+    """
+    placements = plan_checked(study, sweep=sweep)
+    directory = StudyDirectory(root.absolute())
+    if sweep.launcher != "slurm":
+        return "\n".join(
+            " ".join((p.name, p.device, *(f"{k}={v}" for k, v in p.environment.items())))
+            for p in placements
+        )
+    tasks = [
+        worker_task(sweep, directory, placement, name=placement.name, workers=len(placements))
+        for placement in placements
+    ]
+    return "\n".join(slurm_launcher(study, sweep, directory).scripts(tasks))
 
 
 def _work(
@@ -142,9 +156,10 @@ def _work(
     with Display(study, directory, quiet=quiet), _stop_signals() as asked:
         summary = progress.read()
         if not summary.complete:
-            _await_former_workers(directory, asked)
             placements = placements[: max(1, summary.runs - summary.runs_done)]
-            _Crew(study, sweep, directory, placements, drive).work(progress, asked)
+            crew = Crew(study, sweep, directory, placements, drive)
+            _await_former_workers(directory, asked, ours=crew.names)
+            crew.work(progress, asked)
     with CellQueue(study, directory, "driver") as queue:
         queue.settle()
 
@@ -220,17 +235,29 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _await_former_workers(directory: StudyDirectory, asked: Sequence[int]) -> None:
+def _await_former_workers(
+    directory: StudyDirectory, asked: Sequence[int], *, ours: set[str]
+) -> None:
     """Wait until no worker of a former driver lives: it notices that driver's death within a block.
 
     Otherwise its cells would be nobody's: not waiting, since it holds them, nor finished.
+
+    Args:
+        directory: The study's.
+        asked: Signals that came in.
+        ours: Workers that this driver has taken over.
 
     Raises:
         StoreError: One goes on all the same.
         Cancelled: The stop file was made.
     """
-    deadline = time.monotonic() + _STOP_GRACE_S
-    while living := [p for p in directory.workers_folder.glob("*.lock") if is_held(p)]:
+    deadline = time.monotonic() + _FORMER_GRACE_S
+    while living := [
+        path
+        for path in directory.workers_folder.glob("*.lock")
+        # A job that was begun again has its life in its name: w0.1 is the second one of w0.
+        if path.stem.partition(".")[0] not in ours and is_held(path)
+    ]:
         if directory.stop_file.exists():
             raise Cancelled
         if time.monotonic() > deadline or asked:
@@ -240,190 +267,3 @@ def _await_former_workers(directory: StudyDirectory, asked: Sequence[int]) -> No
                 f"end it (its process number: {living[0].with_suffix('.json')}), then resume"
             )
         time.sleep(_POLL_S)
-
-
-class _Crew:
-    """The workers of one driver: started together, replaced when they die, ended with the study."""
-
-    def __init__(
-        self,
-        study: Study,
-        sweep: Sweep,
-        directory: StudyDirectory,
-        placements: Sequence[WorkerPlacement],
-        drive: Drive,
-    ) -> None:
-        self._study, self._drive = study, drive
-        self._sweep, self._directory, self._placements = sweep, directory, placements
-        self._launcher: Launcher = (
-            InlineLauncher()
-            if sweep.launcher == "inline"
-            else LocalLauncher(directory.workers_folder)
-        )
-        self._names = _worker_names(directory)
-        # A run's tries and a machine's lives are two things: workers may die by the dozen where
-        # jobs are preempted, and no run be to blame.
-        restarts = sweep.worker_restarts
-        self._restarts = study.retries if restarts is None else restarts
-        self._jobs: dict[int, tuple[Job, str]] = {}
-        self._looked_at = 0.0
-
-    def work(self, progress: Progress, asked: list[int]) -> None:
-        """Keep workers alive until nothing is left to train.
-
-        Raises:
-            EndedEarly: A signal came, the stop file was made or a budget is used up.
-            LaunchError: The workers ended and the study is not complete.
-        """
-        stopped = 0
-        last: Job | None = None
-        self._require_budget(progress)
-        try:
-            for index in range(len(self._placements)):
-                self._start(index)
-            while self._jobs:
-                for index, (job, name) in list(self._jobs.items()):
-                    state = job.wait() if self._sweep.launcher == "inline" else job.poll()
-                    if asked or self._directory.stop_file.exists():
-                        self._stop(asked)
-                        raise Interrupted(asked[-1]) if asked else Cancelled
-                    if state in ("pending", "running"):
-                        continue
-                    del self._jobs[index]
-                    # What is told in the end is why one died, not that others found nothing to do.
-                    last = job if last is None or state == "failed" else last
-                    if state == "failed":
-                        _log.warning("worker %s died: %s", name, job.failure())
-                    asked_to = self._was_stopped(name) and state == "finished"
-                    stopped += asked_to
-                    # One that found nothing more to take is needed again only if it was the last.
-                    if (state == "failed" or not (self._jobs or asked_to)) and (
-                        self._restarts > 0
-                        and not progress.read().complete
-                        and self._may_go_on(state)
-                    ):
-                        self._restarts -= 1
-                        self._start(index)
-                if time.monotonic() - self._looked_at > _LOOK_EVERY_S and self._used_up():
-                    self._stop(asked)
-                    self._jobs.clear()
-                time.sleep(_POLL_S)
-        finally:
-            self._launcher.close()
-        if not progress.read().complete:
-            if asked:
-                raise Interrupted(asked[-1])
-            self._require_budget(progress)
-            assert last is not None, "only a budget ends the loop with no worker ended"
-            raise LaunchError(_early_end(last, self._directory, stopped=stopped))
-
-    def _used_up(self) -> str | None:
-        """Which budget is used up, in words."""
-        self._looked_at = time.monotonic()
-        spent = total(read_spent(self._directory).values())
-        return used_up(self._drive.budget, spent, stop_at=self._drive.stop_at)
-
-    def _may_go_on(self, state: str = "finished") -> bool:
-        """Whether the budget of trials leaves something to do; only asked of one that found none.
-
-        By the study's database, so only while no worker of this driver needs it.
-        """
-        most = self._drive.budget.trials
-        if most is None or state == "failed":
-            return True
-        with CellQueue(self._study, self._directory, "driver", most_cells=most) as queue:
-            queue.settle()
-            return queue.may_go_on
-
-    def _require_budget(self, progress: Progress) -> None:
-        """Raise BudgetSpent where a budget is used up and the study is not complete."""
-        reason = self._used_up()
-        if reason is None and not self._may_go_on():
-            reason = trials_words(self._drive.budget)
-        if reason is not None and not progress.read().complete:
-            raise BudgetSpent(reason)
-
-    def _stop(self, asked: Sequence[int]) -> None:
-        _stop(self._directory, [job for job, _ in self._jobs.values()], asked)
-
-    def _start(self, index: int) -> None:
-        name = next(self._names)
-        placement = self._placements[index]
-        task = _task(
-            self._sweep, self._directory, placement, name=name, workers=len(self._placements)
-        )
-        self._jobs[index] = self._launcher.submit(task, index=placement.index), name
-
-    def _was_stopped(self, name: str) -> bool:
-        """Whether a worker ended because it was asked to: its time limit, or somebody's signal."""
-        return any(
-            beat.worker == name and beat.state == "stopping" for beat in read_beats(self._directory)
-        )
-
-
-def _worker_names(directory: StudyDirectory) -> Iterator[str]:
-    """The names w0, w1, … that no earlier worker of this study had: each writes its own files."""
-    number = len(list(directory.workers_folder.glob("*.lock")))
-    while True:
-        name = f"w{number}"
-        if (
-            not directory.worker_lock_file(name).exists()
-            and not directory.outcomes_file(name).exists()
-        ):
-            yield name
-        number += 1
-
-
-def _task(
-    sweep: Sweep, directory: StudyDirectory, placement: WorkerPlacement, *, name: str, workers: int
-) -> WorkerTask:
-    return WorkerTask(
-        name=name,
-        function="wesar_sweep.worker:main",
-        arguments={
-            "directory": str(directory.root.absolute()),
-            "worker": name,
-            "device": placement.device,
-            "slots": sweep.slots,
-            "memory_fraction": sweep.memory_fraction,
-            "workers": workers,
-            "follow_driver": True,
-            "checkpoint_min": sweep.checkpoint_min,
-            "ranks": sweep.ranks_per_worker,
-        },
-        environment=placement.environment,
-        timeout_min=sweep.timeout_min,
-        log=directory.log_file(name),
-    )
-
-
-def _stop(directory: StudyDirectory, jobs: Sequence[Job], asked: Sequence[int]) -> None:
-    """Ask every worker to stop and wait for it; what does not listen is killed by the launcher.
-
-    A second signal means not to wait.
-    """
-    directory.stop_file.touch()
-    already = len(asked)
-    print("stopping the workers; press Ctrl-C again to kill them", file=sys.stderr, flush=True)
-    deadline = time.monotonic() + _STOP_GRACE_S
-    while time.monotonic() < deadline and len(asked) == already:
-        if all(job.poll() in ("finished", "failed") for job in jobs):
-            break
-        time.sleep(_POLL_S)
-    directory.stop_file.unlink(missing_ok=True)
-
-
-def _early_end(job: Job, directory: StudyDirectory, *, stopped: int) -> str:
-    """Why there are no workers left although there is something left to train."""
-    go_on = f"wesar-sweep resume {os.path.relpath(directory.root)}"
-    if stopped:
-        return (
-            "the workers were stopped before the end, by their time limit (timeout_min) or by a "
-            f"signal. What was finished is on disk; go on with: {go_on}"
-        )
-    why = job.failure() or "it found nothing to train"
-    return (
-        f"the workers ended before the study did; the last one: {why}\n{job.log_tail(15)}\n"
-        f"What was finished is on disk. Mend the cause (logs: {directory.workers_folder}), then: "
-        f"{go_on}"
-    )

@@ -54,7 +54,8 @@ def facts(study: Study, *, sweep: Sweep, probe: bool) -> dict[str, Any]:
         "upper_bound": study.pruner is not None,
         "architectures": len({run.architecture for run in runs}),
     }
-    if probe:
+    # A login node says nothing of how fast the cluster's nodes are.
+    if probe and sweep.launcher != "slurm":
         planned |= _estimate(study, sweep, runs, device=workers[0].device, workers=len(workers))
     return planned
 

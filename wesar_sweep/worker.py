@@ -26,6 +26,7 @@ from wesar_sweep.config.run import Architecture
 from wesar_sweep.config.space import possible_values
 from wesar_sweep.config.study import Study
 from wesar_sweep.errors import StoreError
+from wesar_sweep.launchers.base import LIFE_VARIABLE
 from wesar_sweep.launchers.processes import started_at
 from wesar_sweep.store.beat import Beat, SlotBeat, WorkerState, write_beat
 from wesar_sweep.store.drive import read_drive
@@ -81,6 +82,10 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     study_directory = StudyDirectory(Path(directory))
     study = load_study(study_directory.study_file)
+    # A name of its own for each life of a requeued job: the one before may not know yet that its
+    # node counts as dead, and what it holds must not look like this one's.
+    life = os.environ.get(LIFE_VARIABLE, "0")
+    worker = worker if life == "0" else f"{worker}.{life}"
     watch = _Watch(study_directory, worker=worker, follow_driver=follow_driver, devices=ranks)
     with watch.stop_signals(), watch.meter:
         try:

@@ -221,13 +221,63 @@ def test_sweep_errors(in_tmp_path: Path) -> None:
         "    allowed: a whole number, at least 1, or null\n"
         "sweep.yaml:2:1: devices: unknown key\n"
         "    value: cpu\n"
-        "    allowed: launcher, device, workers, slots, memory_fraction, timeout_min, "
-        "checkpoint_min, …\n"
+        f"    allowed: {', '.join(Sweep.model_fields)}\n"
         "    hint: did you mean device?\n"
         "--set slots=x: slots: expected a whole number, found text\n"
         "    value: x\n"
         "    allowed: a whole number, at least 1, or null"
     )
+
+
+def test_a_key_says_which_launcher_it_belongs_to(in_tmp_path: Path) -> None:
+    Path("sweep.yaml").write_text("partition: main\nsetup: [module load cuda]\nqos: null\n")
+    with pytest.raises(ConfigError) as caught:
+        load_sweep("sweep.yaml", overrides=["gpus_per_worker=1"])
+    assert [problem.path for problem in caught.value.problems] == [
+        "partition",
+        "setup",
+        "gpus_per_worker",
+    ]
+    assert str(caught.value.problems[0]) == (
+        "sweep.yaml:1:1: partition: partition belongs to launcher slurm, and this sweep has "
+        "launcher local\n"
+        "    value: main\n"
+        "    hint: remove the key, or set launcher: slurm"
+    )
+    # The control: with that launcher all three are taken.
+    sweep = load_sweep("sweep.yaml", overrides=["gpus_per_worker=1", "launcher=slurm"])
+    assert sweep.setup == ("module load cuda",)
+    # A launcher that is wrong itself is one problem, not four.
+    with pytest.raises(ConfigError) as caught:
+        load_sweep("sweep.yaml", overrides=["launcher=slurmm"])
+    assert len(caught.value.problems) == 1
+
+
+def test_a_lead_that_leaves_no_time_and_options_that_are_ours(in_tmp_path: Path) -> None:
+    Path("sweep.yaml").write_text(
+        "launcher: slurm\n"
+        "timeout_min: 2\n"
+        "signal_lead_s: 120\n"
+        "slurm_additional_parameters: {exclude: n7, cpus_per_task: 8, signal: USR1@5}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_sweep("sweep.yaml")
+    lead, cpus, signal = caught.value.problems
+    assert lead.message == "signal_lead_s 120 leaves nothing of timeout_min 2"
+    assert lead.allowed == "a whole number, below 120"
+    assert (cpus.path, cpus.hint) == (
+        "slurm_additional_parameters.cpus_per_task",
+        "use cpus_per_worker",
+    )
+    assert (signal.line, signal.hint) == (4, "use signal_lead_s")
+
+
+def test_each_rank_of_a_job_has_a_gpu(in_tmp_path: Path) -> None:
+    Path("sweep.yaml").write_text("launcher: slurm\ngpus_per_worker: 2\nranks_per_worker: 4\n")
+    with pytest.raises(ConfigError, match="2 GPUs for 4 ranks of a worker"):
+        load_sweep("sweep.yaml")
+    assert load_sweep("sweep.yaml", overrides=["device=cpu"]).ranks_per_worker == 4
+    assert load_sweep("sweep.yaml", overrides=["gpus_per_worker=4"]).gpus_per_worker == 4
 
 
 def test_dump_spells_out_defaults_and_leaves_out_what_is_searched(

@@ -7,6 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from test_shipped_files import SWEEPS
 
 from wesar_sweep.config import json_schema, knob_table, parse_study, resolved, yaml12
 from wesar_sweep.config.schema import FileKind
@@ -14,7 +15,7 @@ from wesar_sweep.config.schema import FileKind
 ROOT = Path(__file__).parents[2]
 FILES: list[tuple[FileKind, Path]] = [
     *(("study", path) for path in sorted(ROOT.glob("search_spaces/*.yaml"))),
-    *(("sweep", path) for path in sorted(ROOT.glob("sweeps/*.yaml"))),
+    *(("sweep", path) for path in SWEEPS),
 ]
 
 

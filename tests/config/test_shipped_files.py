@@ -10,6 +10,7 @@ import pytest
 from wesar_sweep.config import (
     BUILT_IN_METHODS,
     Study,
+    Sweep,
     dump_study,
     grid_cells,
     load_study,
@@ -21,7 +22,11 @@ from wesar_sweep.config import (
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted(ROOT.glob("search_spaces/*.yaml"))
-SWEEPS = sorted(ROOT.glob("sweeps/*.yaml"))
+SWEEPS = [
+    path
+    for path in sorted(ROOT.glob("sweeps/*.yaml"))
+    if "storage" in Sweep.model_fields or "postgres" not in path.name
+]
 
 
 def load(name: str) -> Study:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,3 +123,35 @@ def test_a_containers_memory(tmp_path: Path) -> None:
     assert free_memory_gb(tmp_path) == 0.002
     (tmp_path / "memory.max").write_text("max\n")
     assert free_memory_gb(tmp_path) > 0.01
+
+
+@pytest.mark.usefixtures("three_gpus")
+def test_a_clusters_devices_are_slurms_to_give_out() -> None:
+    """Nothing of this machine counts: neither its GPUs nor their number."""
+    placements = plan_workers(Sweep(launcher="slurm", workers=5, gpus_per_worker=1))
+    assert [placement.name for placement in placements] == ["w0", "w1", "w2", "w3", "w4"]
+    assert {placement.device for placement in placements} == {"auto"}
+    assert all(placement.on_gpu for placement in placements)
+    assert "CUDA_VISIBLE_DEVICES" not in placements[0].environment
+    assert len(plan_workers(Sweep(launcher="slurm"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "device", "threads"),
+    [
+        ({}, "cpu", "1"),
+        ({"cpus_per_worker": 4}, "cpu", "1"),
+        ({"device": "cpu", "gpus_per_worker": 1}, "cpu", "1"),
+        ({"device": "cuda"}, "cuda", "1"),
+        ({"gpus_per_worker": 1, "cpus_per_worker": 4}, "auto", "4"),
+        ({"slurm_additional_parameters": {"gres": "gpu:h100:1"}}, "auto", "1"),
+        ({"slurm_additional_parameters": {"gpus-per-task": 1}}, "auto", "1"),
+        ({"slurm_additional_parameters": {"exclude": "n7"}}, "cpu", "1"),
+    ],
+)
+def test_a_job_without_a_gpu_has_one_thread(
+    keys: dict[str, Any], device: str, threads: str
+) -> None:
+    (placement,) = plan_workers(Sweep(launcher="slurm", **keys))
+    assert placement.device == device
+    assert placement.environment["OMP_NUM_THREADS"] == threads

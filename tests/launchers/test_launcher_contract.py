@@ -15,19 +15,31 @@ from typing import Any
 
 import pytest
 
+from wesar_sweep.config.sweep import Sweep
 from wesar_sweep.launchers.base import Job, Launcher, WorkerTask
 from wesar_sweep.launchers.inline import InlineLauncher
 from wesar_sweep.launchers.local import LocalLauncher
+from wesar_sweep.launchers.slurm import SlurmLauncher
 
 HERE = Path(__file__).parent
 Make = Callable[..., WorkerTask]
 
 
-@pytest.fixture(params=["inline", "local"])
+KINDS = ["inline", "local", pytest.param("slurm", marks=pytest.mark.slurm)]
+
+
+@pytest.fixture(params=KINDS)
 def launcher(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Launcher]:
-    made: Launcher = (
-        InlineLauncher() if request.param == "inline" else LocalLauncher(tmp_path / "jobs")
-    )
+    made: Launcher
+    match request.param:
+        case "inline":
+            made = InlineLauncher()
+        case "local":
+            made = LocalLauncher(tmp_path / "jobs")
+        case _:
+            request.getfixturevalue("slurm")
+            sweep = Sweep(launcher="slurm", timeout_min=5)
+            made = SlurmLauncher(tmp_path / "jobs", sweep, poll_interval_s=0.3)
     # A worker's own handlers must not outlast the test where the worker is this process.
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield made
@@ -72,6 +84,18 @@ def wait_with(job: Job, *, meanwhile: Callable[[], None]) -> str:
     state = job.wait(timeout_s=20)
     thread.join()
     return state
+
+
+def test_tasks_that_start_together(launcher: Launcher, task: Make, tmp_path: Path) -> None:
+    """Each its own job, in order; none left of an earlier driver."""
+    assert not launcher.former()
+    tasks = [task("greet", path=str(tmp_path / f"facts{index}")) for index in range(2)]
+    jobs = launcher.submit_all([*tasks, task("explode", message="bang")])
+    assert len({job.id for job in jobs}) == 3
+    assert {job.ending() for job in jobs} == {None}
+    assert [job.wait(timeout_s=20) for job in jobs] == ["finished", "finished", "failed"]
+    assert [job.ending() for job in jobs] == ["done", "done", "fault"]
+    assert (tmp_path / "facts1").exists()
 
 
 def test_success(launcher: Launcher, task: Make, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from wesar_sweep.config import yaml12
 from wesar_sweep.config.base import Frozen
 from wesar_sweep.config.check_study import study_findings
+from wesar_sweep.config.check_sweep import sweep_findings
 from wesar_sweep.config.findings import Finding, Source
 from wesar_sweep.config.knobs import WHOLE_STUDY, Training, knob_table
 from wesar_sweep.config.overrides import apply_overrides
@@ -82,7 +83,8 @@ def load_sweep(path: Path | str | None, *, overrides: Sequence[str] = ()) -> Swe
         document, file = _document(path, "leave the file away for the defaults"), str(path)
     raw, applied, problems = apply_overrides(document.value, overrides)
     source = Source(raw, file, document, applied)
-    sweep, findings, _ = _validate(Sweep, source, "sweep")
+    sweep, findings, wrong = _validate(Sweep, source, "sweep")
+    findings += sweep_findings(sweep, wrong=wrong)
     _raise(problems, findings, source)
     return sweep
 

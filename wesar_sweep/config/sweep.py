@@ -9,6 +9,7 @@ from pydantic import Field
 from wesar_sweep.config.base import Frozen
 
 Count = Annotated[int, Field(ge=1)]
+Text = Annotated[str, Field(min_length=1)]
 Hours = Annotated[float, Field(gt=0)]
 
 
@@ -33,13 +34,14 @@ class Budget(Frozen):
 class Sweep(Frozen):
     """Where a study runs: launcher, devices, slots and limits."""
 
-    launcher: Literal["inline", "local"] = Field(
+    launcher: Literal["inline", "local", "slurm"] = Field(
         default="local",
-        description="inline: in this process; local: worker processes on this machine.",
+        description="inline: in this process; local: worker processes on this machine; slurm: "
+        "jobs of a Slurm cluster.",
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Count | None = Field(
-        default=None, description="Default: one a GPU, else one a CPU core."
+        default=None, description="Default: one a GPU, else one a CPU core; slurm: 1."
     )
     slots: Count | None = Field(
         default=None, description="Runs a worker trains at once; default: from memory."
@@ -48,7 +50,9 @@ class Sweep(Frozen):
         default=0.8, description="Share of the free memory of the device that the slots may fill."
     )
     timeout_min: Annotated[int, Field(ge=1)] = Field(
-        default=7 * 24 * 60, description="A worker still running after so many minutes is stopped."
+        default=7 * 24 * 60,
+        description="A worker still running after so many minutes is stopped; slurm: the job's "
+        "time limit, after which it comes back.",
     )
     checkpoint_min: Annotated[float, Field(gt=0)] | None = Field(
         default=5.0,
@@ -66,4 +70,42 @@ class Sweep(Frozen):
     )
     budget: Budget = Field(
         default_factory=Budget, description="What may be spent before the study is stopped."
+    )
+    partition: Text | None = Field(
+        default=None, description="slurm: partition or partitions; default: the cluster's."
+    )
+    account: Text | None = Field(default=None, description="slurm: account that is charged.")
+    qos: Text | None = Field(default=None, description="slurm: quality of service.")
+    constraint: Text | None = Field(
+        default=None, description="slurm: features a node must have, such as h100."
+    )
+    gpus_per_worker: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="slurm: GPUs of a worker's job, as --gres=gpu:N; default: none."
+    )
+    cpus_per_worker: Count | None = Field(
+        default=None, description="slurm: cores of a worker's job; default: 1."
+    )
+    memory_gb_per_worker: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="slurm: memory of a worker's job; default: the cluster's."
+    )
+    array_parallelism: Count | None = Field(
+        default=None, description="slurm: jobs of one array that run at once; default: all."
+    )
+    signal_lead_s: Count | None = Field(
+        default=None,
+        description="slurm: seconds before the time limit at which a worker is told to stop; "
+        "default: 120, at most half the time limit.",
+    )
+    setup: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        default=(),
+        description="slurm: shell lines before the worker, such as module load cuda.",
+    )
+    python: Text | None = Field(
+        default=None,
+        description="slurm: command that starts Python on a node, such as apptainer exec x.sif "
+        "python; default: this interpreter.",
+    )
+    slurm_additional_parameters: dict[str, bool | int | float | str] = Field(
+        default_factory=dict,
+        description="slurm: any further option of sbatch by its name, such as {exclude: node7}.",
     )

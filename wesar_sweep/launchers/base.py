@@ -7,7 +7,7 @@ worker does is a function by its name, with plain values.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -18,6 +18,14 @@ PlainValue = bool | int | float | str | None | tuple[str, ...]
 
 JobState = Literal["pending", "running", "finished", "failed"]
 """``finished``: the function returned None or 0. ``failed``: anything else that ended."""
+
+Ending = Literal["done", "fault", "gave_way", "cancelled"]
+"""``done``: finished. ``fault``: failed, through its own fault or a machine's. ``gave_way``: its
+place was taken back (preemption, the time limit) and the job does not come back by itself: another
+may take its place at nobody's cost. ``cancelled``: somebody wanted it to end."""
+
+LIFE_VARIABLE = "WESAR_SWEEP_LIFE"
+"""Variable that holds how often the worker's job was begun again, where a launcher's jobs are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +55,11 @@ class Job(Protocol):
         ...
 
     def poll(self) -> JobState:
-        """The state now; never blocks for long. A killed worker reads failed within two seconds."""
+        """The state now; never blocks for long.
+
+        A killed worker reads failed within two seconds on this machine, and on a cluster after the
+        launcher's next look at it.
+        """
         ...
 
     def wait(self, timeout_s: float | None = None) -> JobState:
@@ -64,6 +76,10 @@ class Job(Protocol):
 
     def failure(self) -> str | None:
         """Why the job failed, in words or a traceback; None where it has not."""
+        ...
+
+    def ending(self) -> Ending | None:
+        """What kind of end it came to; None while it has not."""
         ...
 
     def log_tail(self, lines: int = 20) -> str:
@@ -86,9 +102,32 @@ class Launcher(Protocol):
         """
         ...
 
+    def submit_all(self, tasks: Sequence[WorkerTask], *, first_index: int = 0) -> Sequence[Job]:
+        """Start tasks that belong together, as one array where there are arrays.
+
+        Raises:
+            LaunchError: One could not be started.
+        """
+        ...
+
+    def former(self) -> Sequence[tuple[WorkerTask, Job]]:
+        """Jobs that an earlier driver submitted and that have not ended; now they are ours.
+
+        Empty where jobs end with their driver.
+
+        Raises:
+            LaunchError: It cannot be found out.
+        """
+        ...
+
     def close(self) -> None:
         """End every job that still runs, and leave no process behind."""
         ...
+
+
+def ending_of(state: JobState) -> Ending | None:
+    """What kind of end a state is, where none takes a place back and nobody cancels."""
+    return {"finished": "done", "failed": "fault"}.get(state)  # type: ignore[return-value]
 
 
 def resolve(function: str) -> Callable[..., object]:

@@ -10,10 +10,10 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from wesar_sweep.launchers.base import JobState, WorkerTask, call, tail
+from wesar_sweep.launchers.base import Ending, JobState, WorkerTask, call, ending_of, tail
 
 
 @contextmanager
@@ -90,6 +90,10 @@ class InlineJob:
         """Why it failed."""
         return self._failure
 
+    def ending(self) -> Ending | None:
+        """``done`` or ``fault``."""
+        return ending_of(self._state)
+
     def log_tail(self, lines: int = 20) -> str:
         """The end of the traceback: all else went to this process's own standard error."""
         return tail(self._task.log, lines=lines)
@@ -114,6 +118,16 @@ class InlineLauncher:
         job = InlineJob(task, index=index)
         self._jobs.append(job)
         return job
+
+    def submit_all(
+        self, tasks: Sequence[WorkerTask], *, first_index: int = 0
+    ) -> Sequence[InlineJob]:
+        """Make jobs; each starts in its `Job.wait`."""
+        return [self.submit(task, index=index) for index, task in enumerate(tasks, first_index)]
+
+    def former(self) -> tuple[()]:
+        """None: an earlier driver's worker was that driver."""
+        return ()
 
     def close(self) -> None:
         """Cancel the jobs that nobody waited for."""

@@ -19,14 +19,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from submitit.local.local import LocalExecutor, LocalJob
 
 from wesar_sweep.errors import LaunchError
-from wesar_sweep.launchers.base import JobState, WorkerTask, call, tail
+from wesar_sweep.launchers.base import Ending, JobState, WorkerTask, call, ending_of, tail
 from wesar_sweep.launchers.inline import environment
+from wesar_sweep.launchers.mending import mend_process
 from wesar_sweep.launchers.processes import group_alive, started_at
 
 _POLL_S = 0.05
@@ -92,6 +94,10 @@ class LocalWorkerJob:
         self.poll()
         return self._failure
 
+    def ending(self) -> Ending | None:
+        """``done`` or ``fault``."""
+        return ending_of(self.poll())
+
     def log_tail(self, lines: int = 20) -> str:
         """The end of the worker's log, or of submitit's where the worker did not come so far."""
         return tail(self._task.log, lines=lines) or tail(self._job.paths.stderr, lines=lines)
@@ -156,6 +162,20 @@ class LocalLauncher:
         self._jobs.append(job)
         return job
 
+    def submit_all(
+        self, tasks: Sequence[WorkerTask], *, first_index: int = 0
+    ) -> Sequence[LocalWorkerJob]:
+        """Start worker processes, one after the other.
+
+        Raises:
+            LaunchError: A process could not be started.
+        """
+        return [self.submit(task, index=index) for index, task in enumerate(tasks, first_index)]
+
+    def former(self) -> tuple[()]:
+        """None: no worker outlives its driver for long."""
+        return ()
+
     def close(self) -> None:
         """Kill what still runs."""
         for job in self._jobs:
@@ -198,16 +218,8 @@ class _Executor(LocalExecutor):
 
 def _work(task: WorkerTask, driver: int, driver_started: float | None) -> None:
     """What the worker process does: mend what submitit left, then call the task's function."""
-    os.environ.update(task.environment)
-    log = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
-    # submitit ignores SIGTERM and takes USR2, the time limit, for a wish to be requeued.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGCONT, signal.SIG_DFL)
+    mend_process(task)
+    # The time limit.
     signal.signal(signal.SIGUSR2, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     _end_with_controller()
     threading.Thread(

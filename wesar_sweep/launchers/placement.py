@@ -27,15 +27,21 @@ class WorkerPlacement:
     index: int
     name: str
     """``w0``, ``w1``, …"""
-    device: Literal["cpu", "cuda"]
+    device: Literal["cpu", "cuda", "auto"]
+    """``auto``: whatever the node has."""
     gpu: str | None
     """The GPU, or one a rank, as CUDA_VISIBLE_DEVICES names them; None on the processor."""
     environment: dict[str, str]
     """Variables that keep the worker to its device and threads."""
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the worker trains on a GPU, as far as can be told here."""
+        return self.device != "cpu"
+
 
 def plan_workers(sweep: Sweep) -> list[WorkerPlacement]:
-    """The workers of a sweep on this machine.
+    """The workers of a sweep, on this machine or as jobs of a Slurm cluster.
 
     On GPUs one a GPU and never two on the same: processes that share one take turns and gain
     nothing. On the processor one a core, with one thread each: faster than one worker with all the
@@ -45,6 +51,8 @@ def plan_workers(sweep: Sweep) -> list[WorkerPlacement]:
         ConfigError: More workers than the devices or the launcher can hold, or GPUs are asked for
             and none is visible.
     """
+    if sweep.launcher == "slurm":
+        return [_on_cluster(index, sweep=sweep) for index in range(sweep.workers or 1)]
     gpus = visible_gpus() if sweep.device != "cpu" else ()
     if sweep.device == "cuda" and not gpus:
         raise ConfigError(
@@ -124,4 +132,21 @@ def _on_cpu(index: int) -> WorkerPlacement:
         device="cpu",
         gpu=None,
         environment={**_threads(1), "CUDA_VISIBLE_DEVICES": ""},
+    )
+
+
+def _on_cluster(index: int, *, sweep: Sweep) -> WorkerPlacement:
+    """On a GPU if the job asks for one in any way; CUDA_VISIBLE_DEVICES is Slurm's to set."""
+    wants_gpu = bool(sweep.gpus_per_worker) or any(
+        "gpu" in f"{name}={value}" or "gres" in name
+        for name, value in sweep.slurm_additional_parameters.items()
+    )
+    on_cpu = sweep.device == "cpu" or (sweep.device == "auto" and not wants_gpu)
+    # Without a GPU one thread, as on this machine: the same bits everywhere.
+    return WorkerPlacement(
+        index=index,
+        name=f"w{index}",
+        device="cpu" if on_cpu else sweep.device,
+        gpu=None,
+        environment=_threads(1 if on_cpu else sweep.cpus_per_worker or 1),
     )

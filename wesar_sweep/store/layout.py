@@ -73,6 +73,11 @@ class StudyDirectory:
         return self.root / "workers"
 
     @property
+    def slurm_folder(self) -> Path:
+        """Scripts and pickles of a Slurm cluster's jobs, by the jobs' numbers."""
+        return self.workers_folder / "slurm"
+
+    @property
     def report_file(self) -> Path:
         """The one-file report."""
         return self.root / "report.html"
