@@ -19,18 +19,19 @@ from types import FrameType
 
 from wesar_sweep.config import anchored, dump_study, load_study, resolved_precision, study_hash
 from wesar_sweep.config.space import possible_values
+from wesar_sweep.config.storage_url import STORAGE_VARIABLE
 from wesar_sweep.config.study import Study
 from wesar_sweep.config.sweep import Sweep
 from wesar_sweep.errors import LaunchError, StoreError
 from wesar_sweep.launchers.base import Job, Launcher, WorkerTask
-from wesar_sweep.launchers.inline import InlineLauncher
+from wesar_sweep.launchers.inline import InlineLauncher, environment
 from wesar_sweep.launchers.local import LocalLauncher
 from wesar_sweep.launchers.placement import WorkerPlacement, plan_workers
 from wesar_sweep.progress import Display
 from wesar_sweep.store.atomic import write_atomically
 from wesar_sweep.store.beat import read_beats
 from wesar_sweep.store.layout import StudyDirectory
-from wesar_sweep.store.locks import HeldLock, is_held, try_hold
+from wesar_sweep.store.locks import HeldLock, try_hold
 from wesar_sweep.store.provenance import (
     collect_provenance,
     merge_provenance,
@@ -39,7 +40,13 @@ from wesar_sweep.store.provenance import (
 from wesar_sweep.studies.check import check
 from wesar_sweep.studies.progress import Progress, Summary
 from wesar_sweep.studies.queue import CellQueue
-from wesar_sweep.studies.storage import close_study, open_study
+from wesar_sweep.studies.storage import (
+    asked_storage,
+    close_study,
+    living_workers,
+    open_study,
+    settle_storage,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -84,13 +91,16 @@ def run_study(
     placements = plan_workers(sweep)
     resolved_precision(study, on_gpu=placements[0].device == "cuda")
     directory = StudyDirectory(root)
-    with _driver_lock(directory):
-        _prepare(study, directory, command=command)
+    url = asked_storage(sweep)
+    # Workers inherit it: an argument or a file would show the password.
+    inherited = {} if url is None else {STORAGE_VARIABLE: url.full}
+    with _driver_lock(directory), environment(inherited):
+        _prepare(study, directory, sweep=sweep, command=command)
         progress = Progress(directory, study)
         with Display(study, directory, quiet=quiet), _stop_signals() as asked:
             summary = progress.read()
             if not summary.complete:
-                _await_former_workers(directory, asked)
+                _await_former_workers(study, directory, asked, grace_s=sweep.heartbeat_grace_s)
                 placements = placements[: max(1, summary.runs - summary.runs_done)]
                 _Crew(study, sweep, directory, placements).work(progress, asked)
         with CellQueue(study, directory, "driver") as queue:
@@ -111,7 +121,9 @@ def _driver_lock(directory: StudyDirectory) -> Iterator[HeldLock]:
         yield lock
 
 
-def _prepare(study: Study, directory: StudyDirectory, *, command: Sequence[str] | None) -> None:
+def _prepare(
+    study: Study, directory: StudyDirectory, *, sweep: Sweep, command: Sequence[str] | None
+) -> None:
     """Everything that must be on disk, and be right, before anything is trained."""
     # Imported late: numpy and the corpus readers, which `status` and `report` do without.
     from wesar_sweep.training.corpus import load_corpus
@@ -126,6 +138,7 @@ def _prepare(study: Study, directory: StudyDirectory, *, command: Sequence[str] 
                 "choose another place (--out, or out= in Python) or another name (--set name=…), "
                 f"or go on with that one by `wesar-sweep resume {directory.root}`"
             )
+    storage = settle_storage(study, directory, sweep)
     contexts = [int(str(context)) for context in possible_values(study, "context")]
     corpus = load_corpus(study.data, context=max(contexts))
     resumed = directory.provenance_file.exists()
@@ -139,6 +152,7 @@ def _prepare(study: Study, directory: StudyDirectory, *, command: Sequence[str] 
     facts = collect_provenance(study_hash=fingerprint, command=command)
     if resumed:
         facts = {"resumed": {facts["started_at"]: facts["command"]}}
+    facts["storage"] = "SQLite" if storage.url is None else storage.url.shown
     facts["corpus"] = {
         "description": corpus.description,
         "sha256": corpus.sha256,
@@ -169,21 +183,25 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _await_former_workers(directory: StudyDirectory, asked: Sequence[int]) -> None:
+def _await_former_workers(
+    study: Study, directory: StudyDirectory, asked: Sequence[int], *, grace_s: float
+) -> None:
     """Wait until no worker of a former driver lives: it notices that driver's death within a block.
+
+    One that died on another host counts as alive for the grace.
 
     Otherwise its cells would be nobody's: not waiting, since it holds them, nor finished.
 
     Raises:
         StoreError: One goes on all the same.
     """
-    deadline = time.monotonic() + _STOP_GRACE_S
-    while living := [p for p in directory.workers_folder.glob("*.lock") if is_held(p)]:
+    deadline = time.monotonic() + max(_STOP_GRACE_S, 1.5 * grace_s)
+    while living := living_workers(study, directory):
         if time.monotonic() > deadline or asked:
-            names = ", ".join(path.stem for path in living)
             raise StoreError(
-                f"a worker of an earlier run of this study still lives: {names}. Wait for it, or "
-                f"end it (its process number: {living[0].with_suffix('.json')}), then resume"
+                f"a worker of an earlier run of this study still lives: {', '.join(living)}. Wait "
+                "for it, or end it (its host and process number: "
+                f"{directory.beat_file(living[0])}), then resume"
             )
         time.sleep(_POLL_S)
 

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from wesar_sweep.store.beat import Beat, living_beats, read_beats
+from wesar_sweep.store.beat import Beat, is_alive, living_beats, read_beats
 from wesar_sweep.store.locks import is_held
 from wesar_sweep.store.outcomes import read_outcomes
 
@@ -34,8 +34,7 @@ def facts(result: Result) -> dict[str, Any]:
         **asdict(summary),
         "runs_done": summary.runs_done,
         "workers": [
-            {**asdict(beat), "alive": is_held(directory.worker_lock_file(beat.worker))}
-            for beat in read_beats(directory)
+            {**asdict(beat), "alive": is_alive(directory, beat)} for beat in read_beats(directory)
         ],
         "failures": [
             {"trial": row.trial, "seed": row.seed, "attempt": row.attempt, "reason": row.reason}

@@ -109,7 +109,7 @@ def _train(
         from wesar_sweep.kernels.fused import compiling
 
         compiling.prepare()
-    with CellQueue(study, directory, watch.worker) as queue:
+    with CellQueue(study, directory, watch.worker, stop_asked=watch.on_wait) as queue:
         contexts = possible_values(study, "context")
         corpus = load_corpus(study.data, context=max(int(str(context)) for context in contexts))
         require_same_corpus(directory, sha256=corpus.sha256)
@@ -239,6 +239,14 @@ class _Watch:
         if time.time() - self._beat.updated_at < _BEAT_EVERY_S and self._beat.state == "training":
             return self.stop_asked
         self.say("training")
+        return self._look()
+
+    def on_wait(self) -> bool:
+        """The same while there is nothing to train, but perhaps soon another worker's cells."""
+        self.say("idle")
+        return self._look()
+
+    def _look(self) -> bool:
         self.stop_asked |= self._directory.stop_file.exists()
         if self._follow_driver and not is_held(self._directory.driver_lock_file):
             _log.warning("the process that started this worker is gone: stopping")
