@@ -108,7 +108,13 @@ class Server:
     def _run(self, program: str, *words: object) -> None:
         command = [str(self._binaries / program), *map(str, words)]
         if os.getuid() == 0:
-            command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *command]
+            command = [
+                "setpriv",
+                "--reuid=postgres",
+                "--regid=postgres",
+                "--clear-groups",
+                *command,
+            ]
         # What pg_ctl starts keeps its standard streams: a pipe would never end.
         said = self.folder / f"{program}.txt"
         with said.open("wb") as stream:

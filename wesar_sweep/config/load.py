@@ -25,8 +25,8 @@ from wesar_sweep.config.knobs import WHOLE_STUDY, Training, knob_table
 from wesar_sweep.config.overrides import apply_overrides
 from wesar_sweep.config.schema import FileKind
 from wesar_sweep.config.space import Choices, Parameter
-from wesar_sweep.config.study import Study, TextData
 from wesar_sweep.config.storage_url import parse_storage_url, redact
+from wesar_sweep.config.study import Study, TextData
 from wesar_sweep.config.sweep import Sweep
 from wesar_sweep.config.translate import findings_of
 from wesar_sweep.config.words import NAME_PATTERN

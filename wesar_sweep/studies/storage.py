@@ -165,6 +165,11 @@ def storage_of(
         record = make_storage_record(
             directory, url=asked.shown, name=study.name, heartbeat_grace_s=grace_s
         )
+    if record.study.rpartition(".")[0] != study.name:
+        raise StoreError(
+            f"{record.url} holds no study named {study.name} for {directory.root}, whose study is "
+            f"{record.study} ({directory.storage_file})"
+        )
     settled = parse_storage_url(record.url, where=str(directory.storage_file))
     if asked is not None and not settled.same_place(asked):
         raise StoreError(
@@ -346,17 +351,21 @@ def load_study(study: Study, directory: StudyDirectory) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = storage_of(study, directory)
     with database_errors(directory, storage.url):
+        database = (
+            SqliteDatabase(directory.database_file, trusted=True)
+            if storage.url is None
+            else _postgres(storage, trusted=True)
+        )
         try:
-            return optuna.load_study(
-                study_name=storage.study,
-                storage=SqliteDatabase(directory.database_file, trusted=True)
-                if storage.url is None
-                else _postgres(storage, trusted=True),
-            )
+            return optuna.load_study(study_name=storage.study, storage=database)
         except KeyError as error:
+            database.close()
             raise StoreError(
                 f"{storage.shown(directory)} holds no study named {study.name}"
             ) from error
+        except BaseException:
+            database.close()
+            raise
 
 
 def close_study(opened: optuna.Study) -> None:
