@@ -213,11 +213,11 @@ def test_another_hosts_dead_worker_is_waited_for_and_its_cell_adopted(
 def test_control_without_the_fence_a_run_is_written_twice(
     directory: StudyDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = with_grace(make_study(replicates=1), directory, 0.6)
+    study = with_grace(make_study(replicates=1), directory, 1.5)
     dead = far_away(study, directory, "w0", monkeypatch)
     (run,) = dead.take(1)
     fall_silent(dead)
-    time.sleep(0.7)
+    time.sleep(1.6)
     with CellQueue(study, directory, "w1") as queue:
         assert queue.take(1)[0].key == run.key
         finish(queue, outcome_of(run), None)
@@ -249,7 +249,7 @@ def test_a_living_worker_far_away_is_not_waited_for_long(
 def test_a_name_that_another_process_took_is_lost(
     directory: StudyDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = with_grace(make_study(replicates=1), directory, 0.6)
+    study = with_grace(make_study(replicates=1), directory, 1.5)
     first = far_away(study, directory, "w0", monkeypatch)
     (run,) = first.take(1)
     fall_silent(first)
