@@ -46,9 +46,13 @@ def missing() -> str | None:
 
 
 class Server:
-    """A running server. `stop`, `start` and `restart` are those of an administrator."""
+    """A running server; `stop` and `start` as an administrator has them.
 
-    def __init__(self) -> None:
+    Args:
+        fsync: Have commits reach the disk, as a server that is measured must.
+    """
+
+    def __init__(self, *, fsync: bool = False) -> None:
         found = binaries()
         assert found is not None, "asked before: missing()"
         self._binaries = found
@@ -70,7 +74,8 @@ class Server:
         secret.unlink()
         with (self._data / "postgresql.conf").open("a") as settings:
             settings.write(
-                "fsync = off\nmax_connections = 100\nlisten_addresses = '127.0.0.1'\n"
+                f"fsync = {'on' if fsync else 'off'}\nmax_connections = 100\n"
+                f"listen_addresses = '127.0.0.1'\n"
                 f"port = {self.port}\nunix_socket_directories = '{self.folder}'\n"
             )
         self.start()

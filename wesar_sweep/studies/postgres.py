@@ -25,6 +25,7 @@ from optuna.distributions import BaseDistribution
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
+from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Engine, create_engine, text
@@ -196,28 +197,31 @@ class PostgresDatabase(StudyDatabase):
         self.url, self.study = url, study
         options = _engine_options(url, idle_timeout_s, pooled=True)
 
-        def backend() -> RDBStorage:
+        def made() -> RDBStorage:
             # It changes its options.
             return RDBStorage(
                 url.for_sqlalchemy,
                 engine_kwargs=dict(options),
                 skip_compatibility_check=trusted,
-                skip_table_creation=trusted,
+                skip_table_creation=True,
             )
 
-        def made() -> RDBStorage:
+        def made_safely() -> RDBStorage:
             if trusted:
-                return backend()
+                return made()
             guard = connect(url, idle_timeout_s=idle_timeout_s, pooled=False)
             # Two that make tables at once are in each other's way, IF NOT EXISTS or not.
             with guard.begin() as connection:
                 connection.execute(_LOCK, {"name": ""})
-                opened = backend()
+                models.BaseModel.metadata.create_all(connection)
                 for statement in _TABLES:
                     connection.execute(text(statement))
-            return opened
+            # Likewise two that write down which version the tables have.
+            with guard.begin() as connection:
+                connection.execute(_LOCK, {"name": ""})
+                return made()
 
-        super().__init__(keep_trying(made, patience_s=OPENING_PATIENCE_S, what=url.shown))
+        super().__init__(keep_trying(made_safely, patience_s=OPENING_PATIENCE_S, what=url.shown))
         self._touched: set[int] = set()
         """Trials that the transaction changed."""
         self._known: dict[int, int] = {}
