@@ -356,10 +356,13 @@ def _finish(result: Result) -> None:
             f"in the report and in {_short(result.directory.workers_folder)}"
         )
     elif not summary.complete:
+        directory = result.directory
+        remote = directory.storage_file.exists()
+        database = directory.storage_file if remote else directory.database_file
         say(
             f"{summary.waiting} run(s) have no outcome though nothing is left to train: rows are "
             f"missing from {_short(result.directory.outcomes_folder)}. For a grid, delete "
-            f"{_short(result.directory.database_file)} and resume: it is made anew from the rows."
+            f"{_short(database)} and resume: the database is made anew from the rows."
         )
     if summary.failed or not summary.complete:
         raise typer.Exit(1)

@@ -298,14 +298,18 @@ def test_killed_while_a_sampler_was_asked(directory: StudyDirectory) -> None:
     assert only.user_attrs[WORKER] == "w0"
 
 
-def test_the_store_outlives_the_database(sqlite_directory: StudyDirectory) -> None:
+def test_the_store_outlives_the_database(directory: StudyDirectory, each_database: str) -> None:
     study = make_study()
-    with CellQueue(study, sqlite_directory, "w0") as queue:
+    with CellQueue(study, directory, "w0") as queue:
         drain(queue)
-    sqlite_directory.database_file.unlink()
-    with CellQueue(study, sqlite_directory, "w1") as queue:
+    if each_database == "sqlite":
+        directory.database_file.unlink()
+    else:
+        # Another study of that name is then made there.
+        directory.storage_file.unlink()
+    with CellQueue(study, directory, "w1") as queue:
         assert drain(queue) == []
-    assert [trial.state.name for trial in trials_of(study, sqlite_directory)] == ["COMPLETE"] * 3
+    assert [trial.state.name for trial in trials_of(study, directory)] == ["COMPLETE"] * 3
 
 
 def test_outcomes_of_another_study_are_not_taken_for_this_one(directory: StudyDirectory) -> None:
