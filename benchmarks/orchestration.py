@@ -177,7 +177,7 @@ def table(found: Sequence[Measurement]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--workers", default="1,8", help="numbers of worker processes")
-    parser.add_argument("--runs", type=int, default=200, help="runs of each study")
+    parser.add_argument("--runs", type=int, default=60, help="runs of each study for each worker")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     found: list[Measurement] = []
@@ -188,7 +188,8 @@ def main() -> None:
                     Path(folder),
                     url=place,
                     workers=workers,
-                    runs=arguments.runs,
+                    # A process pays for its first run: with few a worker that is all one sees.
+                    runs=2 * (arguments.runs * workers // 2),
                     repeats=arguments.repeats,
                 )
         found.append(open_status(Path(folder), repeats=arguments.repeats))

@@ -223,20 +223,14 @@ class CellQueue:
                 for row in rows:
                     self._end(row)
             return
-        # Looked at twice: writing curves under the lock would keep the other hosts waiting.
-        self._turn(lambda: None)
+        if any(curve is not None for _, curve in results):
+            # Looked at twice: writing curves under the lock would keep the other hosts waiting.
+            self._turn(lambda: None)
         signed: list[Outcome] = []
         try:
             for outcome, curve in results:
                 if self._has(outcome):
                     signed.append(self._kept(outcome, curve))
-                else:
-                    _log.warning(
-                        "the result of trial %d seed %d is dropped: this worker was taken for dead "
-                        "and another has the trial",
-                        outcome.trial,
-                        outcome.seed,
-                    )
         finally:
             self._turn(partial(self._finish, signed))
 
@@ -248,8 +242,18 @@ class CellQueue:
             self._end(row)
 
     def _has(self, outcome: Outcome) -> bool:
+        """Whether a result's cell is still in hand; of one that is not the log tells."""
         cell = self._cells.get(outcome.trial)
-        return cell is not None and outcome.seed in cell.training
+        if cell is not None and outcome.seed in cell.training:
+            return True
+        if (outcome.trial, outcome.seed) not in self._unconfirmed:
+            _log.warning(
+                "the result of trial %d seed %d is dropped: this worker was taken for dead and "
+                "another has the trial",
+                outcome.trial,
+                outcome.seed,
+            )
+        return False
 
     def _kept(self, outcome: Outcome, curve: Curve | None) -> Outcome:
         """Write a run's curve; the row to write."""
