@@ -46,6 +46,7 @@ from wesar_sweep.studies.storage import (
     living_workers,
     open_study,
     settle_storage,
+    storage_of,
 )
 
 _log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def run_study(
         with Display(study, directory, quiet=quiet), _stop_signals() as asked:
             summary = progress.read()
             if not summary.complete:
-                _await_former_workers(study, directory, asked, grace_s=sweep.heartbeat_grace_s)
+                _await_former_workers(study, directory, asked)
                 placements = placements[: max(1, summary.runs - summary.runs_done)]
                 _Crew(study, sweep, directory, placements).work(progress, asked)
         with CellQueue(study, directory, "driver") as queue:
@@ -183,9 +184,7 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _await_former_workers(
-    study: Study, directory: StudyDirectory, asked: Sequence[int], *, grace_s: float
-) -> None:
+def _await_former_workers(study: Study, directory: StudyDirectory, asked: Sequence[int]) -> None:
     """Wait until no worker of a former driver lives: it notices that driver's death within a block.
 
     One that died on another host counts as alive for the grace.
@@ -195,6 +194,7 @@ def _await_former_workers(
     Raises:
         StoreError: One goes on all the same.
     """
+    grace_s = storage_of(study, directory).grace_s
     deadline = time.monotonic() + max(_STOP_GRACE_S, 1.5 * grace_s)
     while living := living_workers(study, directory):
         if time.monotonic() > deadline or asked:

@@ -392,6 +392,13 @@ def test_a_study_stays_where_it_began(
         settle_storage(study, begun, Sweep(storage="postgresql://u:hush@h/d"))
 
 
+def test_the_grace_changes_only_where_a_sweep_says_it(directory: StudyDirectory) -> None:
+    study = with_grace(make_study(), directory, 7.0)
+    assert settle_storage(study, directory, Sweep()).grace_s == 7.0
+    assert settle_storage(study, directory, Sweep(heartbeat_grace_s=9.0)).grace_s == 9.0
+    assert settle_storage(study, directory, Sweep(slots=1)).grace_s == 9.0
+
+
 def test_a_server_that_is_not_there_or_refuses(
     directory: StudyDirectory, monkeypatch: pytest.MonkeyPatch, postgres_url: str
 ) -> None:

@@ -131,7 +131,9 @@ def settle_storage(study: Study, directory: StudyDirectory, sweep: Sweep) -> Sto
             _require_local_disk(directory)
         directory.create()
         return storage_of(study, directory, asked=asked, grace_s=sweep.heartbeat_grace_s)
-    if record.heartbeat_grace_s != sweep.heartbeat_grace_s:
+    # A sweep that does not say it, as that of a plain `resume`, leaves it as it was.
+    said = "heartbeat_grace_s" in sweep.model_fields_set
+    if said and record.heartbeat_grace_s != sweep.heartbeat_grace_s:
         record = replace(record, heartbeat_grace_s=sweep.heartbeat_grace_s)
         replace_storage_record(directory, record)
     return storage_of(study, directory, asked=asked)
