@@ -28,7 +28,7 @@ CONSTRAINTS := $(if $(HAS_GPU),,-c constraints-cpu.txt)
 # Two test processes on two cores: more threads each would only be in each other's way.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help run test bench bench-gpu lint format test-lowest dist clean
+.PHONY: help run test bench bench-gpu bench-orchestration lint format test-lowest dist clean
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' \
@@ -51,6 +51,9 @@ format: $(VENV)/.installed-dev ## Put the source into the house format
 
 bench: $(VENV)/.installed ## Measure the engine on this CPU against plain torch; rows go to results/benchmarks.csv
 	$(BIN)/python benchmarks/cpu_engine.py
+
+bench-orchestration: $(VENV)/.installed ## Measure asks and tells a second on SQLite and PostgreSQL; ARGS='--workers 1,8,32'
+	$(BIN)/python benchmarks/orchestration.py $(ARGS)
 
 # The most important first; what fails in one script does not keep the others from running.
 bench-gpu: $(VENV)/.installed ## The same on this GPU, with every kernel, the cost of methods and modes, the slots' occupancy
@@ -90,8 +93,8 @@ define LOWEST
 import re, tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
 extras = project["optional-dependencies"]
-for line in project["dependencies"] + extras["zstd"] + extras["cmaes"]:
-    name, lowest = re.match(r"([\w-]+)>=([\w.]+)", line).groups()
+for line in project["dependencies"] + extras["zstd"] + extras["cmaes"] + extras["postgres"]:
+    name, lowest = re.match(r"([\w-]+)(?:\[\w+\])?>=([\w.]+)", line).groups()
     if name != "torch":
         print(f"{name}=={lowest}")
 endef

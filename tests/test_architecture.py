@@ -36,6 +36,7 @@ ARROWS: dict[str, set[str]] = {
 WALLS: dict[str, tuple[str, ...]] = {
     "optuna": ("studies",),
     "sqlalchemy": ("studies",),
+    "psycopg": ("studies",),
     "submitit": ("launchers",),
     "triton": ("kernels",),
     "altair": ("reports",),

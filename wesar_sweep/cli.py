@@ -338,6 +338,53 @@ def export(
     print(path)
 
 
+storage_app = typer.Typer(
+    help="Databases that studies are kept in.", no_args_is_help=True, add_completion=False
+)
+app.add_typer(storage_app, name="storage")
+
+
+@storage_app.callback()
+def _storage() -> None:
+    """Databases that studies are kept in."""
+
+
+@storage_app.command("check", epilog="Example: wesar-sweep storage check --on sweeps/cluster.yaml")
+def storage_check(
+    place: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[URL|DIR]",
+            help="postgresql://user@host:port/database, or a directory for SQLite; default: what "
+            "--on or WESAR_STORAGE says, else results/. Other users see arguments: a password "
+            "belongs in WESAR_STORAGE, PGPASSWORD or ~/.pgpass.",
+        ),
+    ] = None,
+    on: On = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a database will hold studies: speed, concurrent asks, room. Exit code 1: no."""
+    from wesar_sweep import api, storage_view
+    from wesar_sweep.config.storage_url import parse_storage_url
+    from wesar_sweep.studies.storage import asked_storage
+    from wesar_sweep.studies.storage_check import check_storage
+
+    folder = api.RESULTS
+    if place is None:
+        url = asked_storage(_sweep(on))
+    elif ":" in place and not Path(place).exists():
+        url = parse_storage_url(place, where="URL")
+    else:
+        url, folder = None, Path(place)
+    facts = check_storage(url, folder=folder, say=lambda text: say(f"{text} …"))
+    if as_json:
+        print(json.dumps(facts.plain()))
+    else:
+        storage_view.show(facts)
+    if not facts.fit:
+        raise typer.Exit(1)
+
+
 def _sweep(on: Path | None, **changes: object) -> Sweep:
     """The machines, with what the command line says instead of the file."""
     from wesar_sweep.config import load_sweep
@@ -431,10 +478,13 @@ def _finish(result: Result) -> None:
             f"in the report and in {_short(result.directory.workers_folder)}"
         )
     elif not summary.complete:
+        directory = result.directory
+        remote = directory.storage_file.exists()
+        database = directory.storage_file if remote else directory.database_file
         say(
             f"{summary.waiting} run(s) have no outcome though nothing is left to train: rows are "
             f"missing from {_short(result.directory.outcomes_folder)}. For a grid, delete "
-            f"{_short(result.directory.database_file)} and resume: it is made anew from the rows."
+            f"{_short(database)} and resume: the database is made anew from the rows."
         )
     if summary.failed or not summary.complete:
         raise typer.Exit(1)

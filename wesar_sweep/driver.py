@@ -17,18 +17,20 @@ from types import FrameType
 
 from wesar_sweep.config import anchored, dump_study, load_study, resolved_precision, study_hash
 from wesar_sweep.config.space import possible_values
+from wesar_sweep.config.storage_url import STORAGE_VARIABLE
 from wesar_sweep.config.study import Study
 from wesar_sweep.config.sweep import Sweep
 from wesar_sweep.crew import Crew, slurm_launcher, worker_task
 from wesar_sweep.endings import Cancelled, recorded
 from wesar_sweep.errors import ConfigError, Problem, StoreError
+from wesar_sweep.launchers.inline import environment
 from wesar_sweep.launchers.placement import WorkerPlacement, plan_workers
 from wesar_sweep.progress import Display
 from wesar_sweep.store import checkpoint_files
 from wesar_sweep.store.atomic import write_atomically
 from wesar_sweep.store.drive import Drive
 from wesar_sweep.store.layout import StudyDirectory
-from wesar_sweep.store.locks import HeldLock, is_held, try_hold
+from wesar_sweep.store.locks import HeldLock, try_hold
 from wesar_sweep.store.provenance import (
     collect_provenance,
     merge_provenance,
@@ -37,7 +39,14 @@ from wesar_sweep.store.provenance import (
 from wesar_sweep.studies.check import check
 from wesar_sweep.studies.progress import Progress, Summary
 from wesar_sweep.studies.queue import CellQueue
-from wesar_sweep.studies.storage import close_study, open_study
+from wesar_sweep.studies.storage import (
+    asked_storage,
+    close_study,
+    living_workers,
+    open_study,
+    settle_storage,
+    storage_of,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -75,8 +84,11 @@ def run_study(
     """
     placements = plan_checked(study, sweep=sweep)
     directory = StudyDirectory(root)
-    with _driver_lock(directory):
-        _prepare(study, directory, command=command)
+    url = asked_storage(sweep)
+    # Workers inherit it: an argument or a file would show the password.
+    inherited = {} if url is None else {STORAGE_VARIABLE: url.full}
+    with _driver_lock(directory), environment(inherited):
+        _prepare(study, directory, sweep=sweep, command=command)
         progress = Progress(directory, study)
         with recorded(directory, progress, budget=sweep.budget, workers=len(placements)) as drive:
             if on_ready is not None:
@@ -158,7 +170,7 @@ def _work(
         if not summary.complete:
             placements = placements[: max(1, summary.runs - summary.runs_done)]
             crew = Crew(study, sweep, directory, placements, drive)
-            _await_former_workers(directory, asked, ours=crew.names)
+            _await_former_workers(study, directory, asked, ours=crew.names)
             crew.work(progress, asked)
     with CellQueue(study, directory, "driver") as queue:
         queue.settle()
@@ -177,7 +189,9 @@ def _driver_lock(directory: StudyDirectory) -> Iterator[HeldLock]:
         yield lock
 
 
-def _prepare(study: Study, directory: StudyDirectory, *, command: Sequence[str] | None) -> None:
+def _prepare(
+    study: Study, directory: StudyDirectory, *, sweep: Sweep, command: Sequence[str] | None
+) -> None:
     """Everything that must be on disk, and be right, before anything is trained."""
     # Imported late: numpy and the corpus readers, which `status` and `report` do without.
     from wesar_sweep.training.corpus import load_corpus
@@ -192,6 +206,7 @@ def _prepare(study: Study, directory: StudyDirectory, *, command: Sequence[str] 
                 "choose another place (--out, or out= in Python) or another name (--set name=…), "
                 f"or go on with that one by `wesar-sweep resume {directory.root}`"
             )
+    storage = settle_storage(study, directory, sweep)
     contexts = [int(str(context)) for context in possible_values(study, "context")]
     corpus = load_corpus(study.data, context=max(contexts))
     resumed = directory.provenance_file.exists()
@@ -205,6 +220,7 @@ def _prepare(study: Study, directory: StudyDirectory, *, command: Sequence[str] 
     facts = collect_provenance(study_hash=fingerprint, command=command)
     if resumed:
         facts = {"resumed": {facts["started_at"]: facts["command"]}}
+    facts["storage"] = "SQLite" if storage.url is None else storage.url.shown
     facts["corpus"] = {
         "description": corpus.description,
         "sha256": corpus.sha256,
@@ -236,14 +252,17 @@ def _stop_signals() -> Iterator[list[int]]:
 
 
 def _await_former_workers(
-    directory: StudyDirectory, asked: Sequence[int], *, ours: set[str]
+    study: Study, directory: StudyDirectory, asked: Sequence[int], *, ours: set[str]
 ) -> None:
     """Wait until no worker of a former driver lives: it notices that driver's death within a block.
+
+    One that died on another host counts as alive for the grace.
 
     Otherwise its cells would be nobody's: not waiting, since it holds them, nor finished.
 
     Args:
-        directory: The study's.
+        study: The study.
+        directory: Where its results go.
         asked: Signals that came in.
         ours: Workers that this driver has taken over.
 
@@ -251,19 +270,20 @@ def _await_former_workers(
         StoreError: One goes on all the same.
         Cancelled: The stop file was made.
     """
-    deadline = time.monotonic() + _FORMER_GRACE_S
+    grace_s = storage_of(study, directory).grace_s
+    deadline = time.monotonic() + max(_FORMER_GRACE_S, 1.5 * grace_s)
     while living := [
-        path
-        for path in directory.workers_folder.glob("*.lock")
+        name
+        for name in living_workers(study, directory)
         # A job that was begun again has its life in its name: w0.1 is the second one of w0.
-        if path.stem.partition(".")[0] not in ours and is_held(path)
+        if name.partition(".")[0] not in ours
     ]:
         if directory.stop_file.exists():
             raise Cancelled
         if time.monotonic() > deadline or asked:
-            names = ", ".join(path.stem for path in living)
             raise StoreError(
-                f"a worker of an earlier run of this study still lives: {names}. Wait for it, or "
-                f"end it (its process number: {living[0].with_suffix('.json')}), then resume"
+                f"a worker of an earlier run of this study still lives: {', '.join(living)}. Wait "
+                "for it, or end it (its host and process number: "
+                f"{directory.beat_file(living[0])}), then resume"
             )
         time.sleep(_POLL_S)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from wesar_sweep.launchers.processes import started_at
-from wesar_sweep.store.beat import Beat, read_beats
+from wesar_sweep.store.beat import Beat, is_alive, read_beats
 from wesar_sweep.store.drive import read_drive
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import is_held
@@ -64,8 +64,8 @@ class Living:
 
 
 def worker_lives(directory: StudyDirectory, beat: Beat) -> bool:
-    """Whether a worker lives: it holds its lock, or is about to take it."""
-    if is_held(directory.worker_lock_file(beat.worker)):
+    """Whether a worker lives: it holds its lock, or beats on another host, or is about to."""
+    if is_alive(directory, beat):
         return True
     # Between its first beat and its lock a worker imports its libraries.
     return beat.state == "starting" and _of(beat).here

@@ -134,7 +134,9 @@ def _train(
         compiling.prepare()
     with (
         other_ranks(directory, size=ranks, device=where) as together,
-        CellQueue(study, directory, watch.worker, most_cells=watch.most_cells) as queue,
+        CellQueue(
+            study, directory, watch.worker, most_cells=watch.most_cells, stop_asked=watch.on_wait
+        ) as queue,
     ):
         watch.queue = queue
         contexts = possible_values(study, "context")
@@ -294,6 +296,14 @@ class _Watch:
         if time.time() - self._beat.updated_at < _BEAT_EVERY_S and self._beat.state == "training":
             return self.stop_asked
         self.say("training")
+        return self._look()
+
+    def on_wait(self) -> bool:
+        """The same while there is nothing to train, but perhaps soon another worker's cells."""
+        self.say("idle")
+        return self._look()
+
+    def _look(self) -> bool:
         self.stop_asked |= self._directory.stop_file.exists()
         if self._follow_driver and not is_held(self._directory.driver_lock_file):
             _log.warning("the process that started this worker is gone: stopping")

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from wesar_sweep.store.beat import Beat, SlotBeat, read_beats, write_beat
+from wesar_sweep.store.beat import (
+    Beat,
+    SlotBeat,
+    is_alive,
+    living_beats,
+    read_beats,
+    write_beat,
+)
 from wesar_sweep.store.layout import StudyDirectory
+from wesar_sweep.store.storage_record import make_storage_record
 
 BEAT = Beat(
     worker="w0",
@@ -53,3 +65,20 @@ def test_a_newer_versions_field_is_ignored(directory: StudyDirectory) -> None:
     path = directory.beat_file("w0")
     path.write_text(path.read_text().replace('"pid"', '"watts": 300, "pid"'))
     assert read_beats(directory) == [BEAT]
+
+
+def test_a_worker_of_another_host_lives_while_its_file_is_touched(tmp_path: Path) -> None:
+    directory = StudyDirectory(tmp_path)
+    directory.create()
+    lock_file = directory.worker_lock_file("w0")
+    lock_file.touch()
+    beat = Beat(worker="w0", pid=1, host="another")
+    write_beat(directory, beat=beat)
+    # Without a shared database there is no other host.
+    assert not is_alive(directory, beat)
+    make_storage_record(directory, url="postgresql://h/d", name="s", heartbeat_grace_s=60.0)
+    assert is_alive(directory, beat) and living_beats(directory) == [beat]
+    assert not is_alive(directory, replace(beat, state="finished"))
+    assert not is_alive(directory, replace(beat, host=platform.node())), "its lock is free"
+    os.utime(lock_file, (0, time.time() - 61))
+    assert not is_alive(directory, beat)

@@ -25,7 +25,7 @@ def start(
     return subprocess.Popen([sys.executable, str(SCRIPT), str(directory.root), worker, seconds])
 
 
-def test_four_workers_one_killed(tmp_path: Path) -> None:
+def test_four_workers_one_killed(tmp_path: Path, each_database: str) -> None:
     study, directory = sixty_cells(), StudyDirectory(tmp_path / "s")
     directory.create()
     workers = {f"w{number}": start(directory, f"w{number}") for number in range(3)}

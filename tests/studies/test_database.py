@@ -14,7 +14,7 @@ from sqlalchemy import event, text
 
 from wesar_sweep.errors import StoreError
 from wesar_sweep.store.layout import StudyDirectory
-from wesar_sweep.studies.database import StudyDatabase
+from wesar_sweep.studies.database import SqliteDatabase
 from wesar_sweep.studies.storage import database_of, exclusive, open_study
 
 
@@ -25,7 +25,7 @@ def file(tmp_path: Path) -> Path:
 
 def opened_at(file: Path) -> optuna.Study:
     return optuna.create_study(
-        storage=StudyDatabase(file),
+        storage=SqliteDatabase(file),
         study_name="s",
         pruner=SuccessiveHalvingPruner(min_resource=1),
         load_if_exists=True,

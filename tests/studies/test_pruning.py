@@ -22,7 +22,7 @@ LRS = Choices(choices=(1e-2, 1e-4, 1e-3))
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> StudyDirectory:
+def directory(tmp_path: Path, each_database: str) -> StudyDirectory:
     return StudyDirectory(tmp_path / "s")
 
 

@@ -40,7 +40,14 @@ from wesar_sweep.training.queue import RunQueue
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> StudyDirectory:
+def sqlite_directory(tmp_path: Path) -> StudyDirectory:
+    """For what is SQLite's alone."""
+    return StudyDirectory(tmp_path / "s")
+
+
+@pytest.fixture
+def directory(tmp_path: Path, each_database: str) -> StudyDirectory:
+    """For what holds with every database."""
     return StudyDirectory(tmp_path / "s")
 
 
@@ -52,7 +59,11 @@ def trials_of(study: Study, directory: StudyDirectory) -> list[FrozenTrial]:
 
 
 def die(queue: CellQueue) -> None:
-    """End a worker as SIGKILL does: its lock goes, nothing is given back."""
+    """End a worker as SIGKILL does: its lock goes, it beats no more, nothing is given back."""
+    if queue._heart is not None:
+        queue._heart._stopping.set()
+        queue._heart._thread.join()
+        queue._heart._engine.dispose()
     queue._lock.release()
     close_study(queue._opened)
 
@@ -287,11 +298,15 @@ def test_killed_while_a_sampler_was_asked(directory: StudyDirectory) -> None:
     assert only.user_attrs[WORKER] == "w0"
 
 
-def test_the_store_outlives_the_database(directory: StudyDirectory) -> None:
+def test_the_store_outlives_the_database(directory: StudyDirectory, each_database: str) -> None:
     study = make_study()
     with CellQueue(study, directory, "w0") as queue:
         drain(queue)
-    directory.database_file.unlink()
+    if each_database == "sqlite":
+        directory.database_file.unlink()
+    else:
+        # Another study of that name is then made there.
+        directory.storage_file.unlink()
     with CellQueue(study, directory, "w1") as queue:
         assert drain(queue) == []
     assert [trial.state.name for trial in trials_of(study, directory)] == ["COMPLETE"] * 3
@@ -325,7 +340,7 @@ def test_two_living_workers_of_one_name_are_refused(
 
 @pytest.mark.parametrize("locked", [True, False])
 def test_the_lock_keeps_two_workers_from_one_cell(
-    directory: StudyDirectory, locked: bool, monkeypatch: pytest.MonkeyPatch
+    sqlite_directory: StudyDirectory, locked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite lets two connections take the same waiting trial; without the lock, both do.
 
@@ -335,11 +350,11 @@ def test_the_lock_keeps_two_workers_from_one_cell(
     study = make_study()
     if not locked:
         monkeypatch.setattr(claims_module, "exclusive", lambda *_: nullcontext())
-    first, second = open_study(study, directory), open_study(study, directory)
+    first, second = open_study(study, sqlite_directory), open_study(study, sqlite_directory)
     taken: list[int] = []
 
     def ask(opened: optuna.Study, worker: str) -> None:
-        claims = Claims(opened, study=study, directory=directory, worker=worker)
+        claims = Claims(opened, study=study, directory=sqlite_directory, worker=worker)
         claim = claims.next(architecture=None, mine=set())
         assert claim is not None
         taken.append(claim.trial.number)
@@ -353,7 +368,10 @@ def test_the_lock_keeps_two_workers_from_one_cell(
             rival.join(timeout=2.0 if not locked else 0.3)
             assert rival.is_alive() == locked
 
-    with hold(directory.worker_lock_file("w0")), hold(directory.worker_lock_file("w1")):
+    with (
+        hold(sqlite_directory.worker_lock_file("w0")),
+        hold(sqlite_directory.worker_lock_file("w1")),
+    ):
         ask(first, "w0")
         rival.join()
     close_study(first)
@@ -362,10 +380,10 @@ def test_the_lock_keeps_two_workers_from_one_cell(
 
 
 def test_many_results_are_one_write_and_one_commit(
-    directory: StudyDirectory, monkeypatch: pytest.MonkeyPatch
+    sqlite_directory: StudyDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits: list[object] = []
-    with CellQueue(make_study(replicates=1), directory, "w0") as queue:
+    with CellQueue(make_study(replicates=1), sqlite_directory, "w0") as queue:
         event.listen(database_of(queue._opened)._backend.engine, "commit", commits.append)
         runs = queue.take(3)
         assert len(commits) == 1
@@ -373,7 +391,9 @@ def test_many_results_are_one_write_and_one_commit(
         monkeypatch.setattr("wesar_sweep.store.outcomes.os.fsync", synced.append)
         queue.finish([(outcome_of(run), None) for run in runs])
         assert (len(synced), len(commits)) == (1, 2)
-    assert [trial.state.name for trial in trials_of(make_study(), directory)] == ["COMPLETE"] * 3
+    assert [trial.state.name for trial in trials_of(make_study(), sqlite_directory)] == [
+        "COMPLETE"
+    ] * 3
 
 
 def test_what_was_kept_before_the_disk_refused_a_curve_counts(
@@ -442,11 +462,14 @@ def test_who_learns_from_results_must_have_them_first(
 
 
 def test_a_claim_that_was_rolled_back_is_not_given_back_over_its_new_owner(
-    directory: StudyDirectory, monkeypatch: pytest.MonkeyPatch
+    sqlite_directory: StudyDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A commit is refused, another worker claims the trial: the first must not disown it."""
     study = make_study(replicates=1)
-    first, second = CellQueue(study, directory, "w1"), CellQueue(study, directory, "w2")
+    first, second = (
+        CellQueue(study, sqlite_directory, "w1"),
+        CellQueue(study, sqlite_directory, "w2"),
+    )
     session = database_of(first._opened)._session()
 
     def refuse() -> None:
@@ -459,7 +482,7 @@ def test_a_claim_that_was_rolled_back_is_not_given_back_over_its_new_owner(
     taken = second.take(1)
     assert [run.trial for run in taken] == [0], "nobody has it"
     first.release()
-    with CellQueue(study, directory, "w3") as third:
+    with CellQueue(study, sqlite_directory, "w3") as third:
         assert 0 not in [run.trial for run in third.take(3)], "it is still the second's"
     finish(second, outcome_of(taken[0]), curve_of())
     second.release()

@@ -22,7 +22,7 @@ from wesar_sweep.studies.progress import Progress, summary
 from wesar_sweep.studies.queue import CellQueue
 
 
-def test_from_nothing_to_done(tmp_path: Path) -> None:
+def test_from_nothing_to_done(tmp_path: Path, each_database: str) -> None:
     study, directory = make_study(retries=1), StudyDirectory(tmp_path / "s")
     progress = Progress(directory, study)
     now = progress.read()
@@ -48,7 +48,7 @@ def test_from_nothing_to_done(tmp_path: Path) -> None:
     assert summary(directory, study) == now
 
 
-def test_a_failed_cell_of_a_sampler_is_replaced(tmp_path: Path) -> None:
+def test_a_failed_cell_of_a_sampler_is_replaced(tmp_path: Path, each_database: str) -> None:
     study = make_study(
         space={"lr": LR}, sampler={"name": "random", "cells": 3}, replicates=1, retries=0
     )

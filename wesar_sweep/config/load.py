@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from wesar_sweep.config.knobs import WHOLE_STUDY, Training, knob_table
 from wesar_sweep.config.overrides import apply_overrides
 from wesar_sweep.config.schema import FileKind
 from wesar_sweep.config.space import Choices, Parameter
+from wesar_sweep.config.storage_url import parse_storage_url, redact
 from wesar_sweep.config.study import Study, TextData
 from wesar_sweep.config.sweep import Sweep
 from wesar_sweep.config.translate import findings_of
@@ -85,8 +87,25 @@ def load_sweep(path: Path | str | None, *, overrides: Sequence[str] = ()) -> Swe
     source = Source(raw, file, document, applied)
     sweep, findings, wrong = _validate(Sweep, source, "sweep")
     findings += sweep_findings(sweep, wrong=wrong)
-    _raise(problems, findings, source)
+    try:
+        _raise(problems, findings, source)
+        if sweep.storage is not None:
+            parse_storage_url(sweep.storage)
+    except ConfigError as error:
+        raise ConfigError(
+            [_without_password(problem, file, document) for problem in error.problems]
+        ) from None
     return sweep
+
+
+def _without_password(problem: Problem, file: str | None, document: Document) -> Problem:
+    """A problem of a sweep file that shows no password; one of its storage's URL gets its place."""
+    if problem.value is not None:
+        problem = replace(problem, value=redact(problem.value))
+    if problem.path == "storage" and problem.file is None and ("storage",) in document.values:
+        place = document.values[("storage",)]
+        problem = replace(problem, file=file, line=place.line, column=place.column)
+    return problem
 
 
 def dump_study(study: Study) -> str:

@@ -109,3 +109,15 @@ class Sweep(Frozen):
         default_factory=dict,
         description="slurm: any further option of sbatch by its name, such as {exclude: node7}.",
     )
+    storage: str | None = Field(
+        default=None,
+        repr=False,
+        description="Where the study's database is: null for SQLite in the results directory (one "
+        "host), or postgresql://user@host:port/database (any number of hosts). With null, the "
+        "environment variable WESAR_STORAGE may say it.",
+    )
+    heartbeat_grace_s: Annotated[float, Field(gt=0)] = Field(
+        default=60.0,
+        description="With PostgreSQL: a worker that was not heard of for so many seconds counts as "
+        "dead, and others go on with its runs.",
+    )

@@ -1,12 +1,14 @@
 """A worker's sign of life: what it trains, how fast, on what. For displays alone.
 
 Whether a worker lives is told by the lock on `StudyDirectory.worker_lock_file`, not by a beat's
-age.
+age. Of a study that several hosts share, whose locks do not see each other, it is told by when the
+lock's file was last touched: displays do without the database.
 """
 
 from __future__ import annotations
 
 import json
+import platform
 import time
 from dataclasses import asdict, dataclass, field, fields
 from typing import Literal, NamedTuple
@@ -14,6 +16,7 @@ from typing import Literal, NamedTuple
 from wesar_sweep.store.atomic import write_json
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import is_held
+from wesar_sweep.store.storage_record import read_storage_record
 
 WorkerState = Literal["starting", "training", "idle", "stopping", "finished", "failed"]
 
@@ -95,7 +98,21 @@ def read_beats(directory: StudyDirectory) -> list[Beat]:
 
 
 def living_beats(directory: StudyDirectory) -> list[Beat]:
-    """The beats of workers that live, by their locks, sorted by worker."""
-    return [
-        beat for beat in read_beats(directory) if is_held(directory.worker_lock_file(beat.worker))
-    ]
+    """The beats of workers that live, sorted by worker."""
+    return [beat for beat in read_beats(directory) if is_alive(directory, beat)]
+
+
+def is_alive(directory: StudyDirectory, beat: Beat) -> bool:
+    """Whether the worker of a beat lives, as far as its files tell."""
+    lock_file = directory.worker_lock_file(beat.worker)
+    if is_held(lock_file):
+        return True
+    if beat.host == platform.node() or beat.state in ("finished", "failed"):
+        return False
+    record = read_storage_record(directory)
+    if record is None:
+        return False
+    try:
+        return time.time() - lock_file.stat().st_mtime < record.heartbeat_grace_s
+    except OSError:
+        return False

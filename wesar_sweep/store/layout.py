@@ -28,6 +28,11 @@ class StudyDirectory:
         return self.root / "study.db"
 
     @property
+    def storage_file(self) -> Path:
+        """Which other database than `database_file` the study is kept in, without the password."""
+        return self.root / "storage.json"
+
+    @property
     def ask_lock_file(self) -> Path:
         """Held while a cell is taken: under SQLite two workers could take the same one."""
         return self.root / "ask.lock"

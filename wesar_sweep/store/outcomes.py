@@ -73,9 +73,15 @@ def decode_outcome(line: str) -> Outcome:
 
 
 def better(old: Outcome, new: Outcome) -> Outcome:
-    """The row that stands for a run that has two: a result beats a failure, then the later try."""
+    """The row that stands for a run that has two: a result beats a failure, then the later try.
+
+    Of equals the one of the worker whose name comes first, so that all readers keep the same one,
+    in whatever order they came upon the two.
+    """
     if (old.status == "failed") != (new.status == "failed"):
         return new if old.status == "failed" else old
+    if new.attempt == old.attempt:
+        return new if new.worker < old.worker else old
     return new if new.attempt > old.attempt else old
 
 

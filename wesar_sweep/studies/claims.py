@@ -6,13 +6,14 @@ the same number*: the outcomes of its finished replicates stay valid. Optuna's o
 with the same parameters, would train them twice.
 
 Whether a worker lives is one question in one function (`_lives`); on one host the lock on its file
-answers it.
+answers it, on several its beats (`studies.beats`).
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,9 +25,10 @@ from wesar_sweep.config.space import Scalar
 from wesar_sweep.config.study import Study
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import is_held
+from wesar_sweep.studies.beats import Seen, read_seen
 from wesar_sweep.studies.samplers import build_sampler
 from wesar_sweep.studies.space import suggest, varies_architecture
-from wesar_sweep.studies.storage import database_of, exclusive
+from wesar_sweep.studies.storage import database_of, exclusive, storage_of
 
 WORKER = "worker"
 """User attribute of a trial: the worker that trains it or trained it; None when given back."""
@@ -72,6 +74,12 @@ class Claims:
         self._most_cells = most_cells
         self.started = 0
         """Cells this worker started; those it went on with do not count."""
+        self._storage = storage_of(study, directory)
+
+    def start_anew(self) -> None:
+        """Forget what was taken: the transaction did not take place, or its answer was lost."""
+        self._waiting.clear()
+        self._look_for_orphans_at = 0.0
 
     def next(self, *, architecture: Architecture | None, mine: set[int]) -> Claim | None:
         """One more trial: an orphan, else a waiting one, else a new one where the study wants more.
@@ -114,6 +122,7 @@ class Claims:
     def orphans(self, *, mine: set[int]) -> list[FrozenTrial]:
         """Running trials whose worker is dead or has given them back. Only under the lock."""
         lives: dict[str, bool] = {}
+        seen = self._seen()
         found = []
         for trial in self._trials(TrialState.RUNNING):
             owner = trial.user_attrs.get(WORKER)
@@ -122,7 +131,7 @@ class Claims:
             # Without an owner it was taken by a worker that died before it could sign.
             if owner is not None:
                 if owner not in lives:
-                    lives[owner] = self._lives(owner)
+                    lives[owner] = self._lives(owner, seen)
                 if lives[owner]:
                     continue
             found.append(trial)
@@ -133,9 +142,38 @@ class Claims:
         claim = self._sign(Trial(self._opened, orphan._trial_id))
         return replace(claim, adopted=True, told=frozenset(orphan.intermediate_values))
 
-    def _lives(self, owner: str) -> bool:
+    def silent_owners(self, *, for_s: float) -> list[str]:
+        """Workers with running trials that live, as far as is known, and were not seen for so long.
+
+        Whether they died just now the next seconds will tell. Only under the lock; never any on one
+        host, whose locks know at once.
+        """
+        seen = self._seen()
+        owners = {trial.user_attrs.get(WORKER) for trial in self._trials(TrialState.RUNNING)}
+        return sorted(
+            owner
+            for owner in owners
+            if owner in seen and self._lives(owner, seen) and seen[owner].age_s > for_s
+        )
+
+    def _seen(self) -> dict[str, Seen]:
+        """Every worker as the server knows it; empty with SQLite."""
+        if self._storage.url is None:
+            return {}
+        return read_seen(database_of(self._opened).connection(), self._storage.study)
+
+    def _lives(self, owner: str, seen: Mapping[str, Seen]) -> bool:
         # This worker holds its name's lock: a trial of that name not in hand is a former life's.
-        return owner != self._worker and is_held(self._directory.worker_lock_file(owner))
+        if owner == self._worker:
+            return False
+        if self._storage.url is None:
+            return is_held(self._directory.worker_lock_file(owner))
+        # Who never beat has no row: it is not a worker of this database, or one of an older copy.
+        # Should it live all the same, its writes are refused (`CellQueue`).
+        known = seen.get(owner)
+        return known is not None and known.lives(
+            self._directory, owner, grace_s=self._storage.grace_s
+        )
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._opened.get_trials(deepcopy=False, states=states or None)

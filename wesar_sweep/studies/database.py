@@ -3,9 +3,11 @@
 Optuna commits every single write, which on SQLite is one wait for the disk each, and reads all
 unfinished trials anew at every look at the study. With dozens of trials in hand that takes longer
 than training them. Here all writes of a `transaction` are one commit, and what this process wrote
-is not read back; what others wrote is, and SQLite says whether there is any.
+is not read back; what others wrote is, and the database says whether there is any.
 
-What a study does and when is not decided here (`studies.queue`, `studies.claims`).
+`StudyDatabase` holds what is alike in every database; `SqliteDatabase` is the one of a single host,
+`studies.postgres` that of several. What a study does and when is not decided here
+(`studies.queue`, `studies.claims`).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -26,7 +29,8 @@ from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects.postgresql import insert as insert_postgresql
+from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
@@ -38,6 +42,8 @@ class _Session(Session):
 
     grouped = False
     broken = False
+    cause: BaseException | None = None
+    """What broke it."""
 
     def commit(self) -> None:
         """Commit, or leave that to the end of the transaction."""
@@ -55,7 +61,8 @@ class _Session(Session):
         if self.grouped and not isinstance(sys.exception(), SQLAlchemyError):
             self.expunge_all()
             return
-        self.broken |= self.grouped
+        if self.grouped:
+            self.broken, self.cause = True, sys.exception()
         super().rollback()
 
     def close(self) -> None:
@@ -67,29 +74,35 @@ class _Session(Session):
 
 
 class StudyDatabase(_CachedStorage):
-    """An SQLite file of one or more studies. Used by one thread.
+    """A database of one or more studies. Used by one thread.
 
     Args:
-        file: The database.
-        trusted: Whether the tables are known to be there and of this version: making sure of it
-            takes 0.1 s.
+        backend: Optuna's view of it; its sessions are replaced.
     """
 
-    def __init__(self, file: Path, *, trusted: bool = False) -> None:
-        """Open it, or make it where it is missing."""
-        backend = RDBStorage(
-            f"sqlite:///{file.absolute()}",
-            engine_kwargs={"connect_args": {"timeout": _BUSY_TIMEOUT_S}},
-            skip_compatibility_check=trusted,
-            skip_table_creation=trusted,
-        )
+    def __init__(self, backend: RDBStorage) -> None:
+        """Take over Optuna's engine."""
         backend.scoped_session = scoped_session(sessionmaker(bind=backend.engine, class_=_Session))
         # Making sure of the tables takes two connections; one is left, and always the same.
         backend.engine.dispose()
         super().__init__(backend)
-        self._versions: dict[int, tuple[object, int]] = {}
-        """Study -> connection and its `data_version` when the study was last read."""
         self._looked = False
+
+    @abstractmethod
+    def _begin(self, session: _Session) -> None:
+        """Take what a transaction needs before its first write."""
+
+    @abstractmethod
+    def _before_commit(self, session: _Session) -> None:
+        """Add to a transaction what others need to see that there was one."""
+
+    @abstractmethod
+    def _after_commit(self) -> None:
+        """The transaction took place."""
+
+    @abstractmethod
+    def _forget_versions(self) -> None:
+        """Read at the next look, whatever the database says of changes."""
 
     @property
     def in_transaction(self) -> bool:
@@ -107,6 +120,7 @@ class StudyDatabase(_CachedStorage):
         """
         session = self._session()
         assert not session.grouped, "transactions do not nest"
+        self._begin(session)
         session.grouped, session.broken, self._looked = True, False, False
         try:
             yield
@@ -116,7 +130,9 @@ class StudyDatabase(_CachedStorage):
                 if session.broken:
                     self._forget()
                 else:
+                    self._before_commit(session)
                     session.commit()
+                    self._after_commit()
             except BaseException:
                 session.rollback()
                 self._forget()
@@ -124,12 +140,13 @@ class StudyDatabase(_CachedStorage):
             finally:
                 session.close()
         if session.broken:
-            # Optuna keeps to itself that a row was there already, which under the lock cannot be.
-            raise StorageInternalError("a write of the transaction was refused")
+            # Optuna keeps to itself that a row was there already, which under the lock cannot be,
+            # and that it tried again what had failed.
+            raise StorageInternalError("a write of the transaction was refused") from session.cause
 
     def _forget(self) -> None:
         """Read everything anew: what was written did not take place."""
-        self._versions.clear()
+        self._forget_versions()
         for study in self._studies.values():
             study.trials.clear()
             study.unfinished_trial_ids.clear()
@@ -137,30 +154,24 @@ class StudyDatabase(_CachedStorage):
         self._trial_id_to_study_id_and_number.clear()
         self._study_id_and_number_to_trial_id.clear()
 
+    def connection(self) -> Session:
+        """What to ask the database by, within the transaction that is open if one is."""
+        return self._session()
+
     def close(self) -> None:
         """Close the connection; the storage is not to be used afterwards."""
         self.remove_session()
         self._backend.engine.dispose()
 
+    def _insert(self, model: Any) -> Any:
+        """An insertion that knows `on_conflict_do_update`, which standard SQL does not."""
+        is_sqlite = self._backend.engine.dialect.name == "sqlite"
+        return (insert_sqlite if is_sqlite else insert_postgresql)(model)
+
     def _session(self) -> _Session:
         session = self._backend.scoped_session()
         assert isinstance(session, _Session)
         return session
-
-    def _read_trials_from_remote_storage(self, study_id: int) -> None:
-        """Read what others changed, at most once a transaction: it keeps them out."""
-        session = self._session()
-        if session.grouped and self._looked and study_id in self._versions:
-            return
-        # The number before the rows: a change between the two is then read twice, not never.
-        connection = session.connection()
-        number = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
-        version = (connection.connection.dbapi_connection, number)
-        session.close()
-        if self._versions.get(study_id) != version:
-            super()._read_trials_from_remote_storage(study_id)
-            self._versions[study_id] = version
-        self._looked = session.grouped
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """See `BaseStorage.get_trial`."""
@@ -246,7 +257,7 @@ class StudyDatabase(_CachedStorage):
         """
         trial = self.get_trial(trial_id)
         self.check_trial_is_updatable(trial_id, trial.state)
-        row = insert(model).values(trial_id=trial_id, **key, **columns)
+        row = self._insert(model).values(trial_id=trial_id, **key, **columns)
         row = row.on_conflict_do_update(index_elements=["trial_id", *key], set_=columns)
         with _create_scoped_session(self._backend.scoped_session) as session:
             session.execute(row)
@@ -265,6 +276,56 @@ class StudyDatabase(_CachedStorage):
             self._studies[study_id].trials[number]
         )
         return trial
+
+
+class SqliteDatabase(StudyDatabase):
+    """An SQLite file. Who writes holds the study's lock on this host (`studies.storage`).
+
+    Args:
+        file: The database.
+        trusted: Whether the tables are known to be there and of this version: making sure of it
+            takes 0.1 s.
+    """
+
+    def __init__(self, file: Path, *, trusted: bool = False) -> None:
+        """Open it, or make it where it is missing."""
+        super().__init__(
+            RDBStorage(
+                f"sqlite:///{file.absolute()}",
+                engine_kwargs={"connect_args": {"timeout": _BUSY_TIMEOUT_S}},
+                skip_compatibility_check=trusted,
+                skip_table_creation=trusted,
+            )
+        )
+        self._versions: dict[int, tuple[object, int]] = {}
+        """Study -> connection and its `data_version` when the study was last read."""
+
+    def _begin(self, session: _Session) -> None:
+        """Nothing: the lock on the host keeps others out."""
+
+    def _before_commit(self, session: _Session) -> None:
+        """Nothing: SQLite counts changes itself."""
+
+    def _after_commit(self) -> None:
+        """Nothing: a connection's own changes do not change its `data_version`."""
+
+    def _forget_versions(self) -> None:
+        self._versions.clear()
+
+    def _read_trials_from_remote_storage(self, study_id: int) -> None:
+        """Read what others changed, at most once a transaction: it keeps them out."""
+        session = self._session()
+        if session.grouped and self._looked and study_id in self._versions:
+            return
+        # The number before the rows: a change between the two is then read twice, not never.
+        connection = session.connection()
+        number = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
+        version = (connection.connection.dbapi_connection, number)
+        session.close()
+        if self._versions.get(study_id) != version:
+            super()._read_trials_from_remote_storage(study_id)
+            self._versions[study_id] = version
+        self._looked = session.grouped
 
 
 def _copy(trial: FrozenTrial) -> FrozenTrial:

@@ -2,13 +2,22 @@
 
 The store is the truth: a run with an outcome on disk is never handed out again, whatever the
 database says, and a cell whose outcomes are all on disk is told without training.
+
+With PostgreSQL a worker may have been frozen for so long that others took it for dead and have its
+cells. So there each turn begins by giving up the cells that carry another's name, and a result is
+written only while its cell is this worker's. A turn whose connection died is done again, from what
+was in hand before it; rows that it had written are not written twice.
 """
 
 from __future__ import annotations
 
+import logging
+import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 from optuna.trial import TrialState
 
@@ -20,12 +29,22 @@ from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import try_hold
 from wesar_sweep.store.outcomes import OutcomeReader, OutcomeWriter
 from wesar_sweep.store.rows import Curve, Outcome
+from wesar_sweep.studies.beats import Heart
 from wesar_sweep.studies.cells import aggregate, capped_loss, chance_loss, start_loss
-from wesar_sweep.studies.claims import Claim, Claims
+from wesar_sweep.studies.claims import WORKER, Claim, Claims
+from wesar_sweep.studies.postgres import PATIENCE_S
 from wesar_sweep.studies.pruners import judges_replicates
 from wesar_sweep.studies.replicates import Cell
 from wesar_sweep.studies.samplers import INDIFFERENT, ignores_constraints
-from wesar_sweep.studies.storage import close_study, exclusive, open_study
+from wesar_sweep.studies.storage import (
+    ConnectionLost,
+    close_study,
+    database_errors,
+    database_of,
+    exclusive,
+    open_study,
+    storage_of,
+)
 
 STATUS = "status"
 """User attribute of a finished trial: completed, diverged (all replicates), pruned or failed."""
@@ -47,12 +66,16 @@ _GIVE_WAY_S = 0.006
 _OTHER_SHAPES = 4
 """Cells of other shapes a worker may hold for later while a sampler is asked for one that fits."""
 
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
 
 class CellQueue:
     """One worker's queue; a `training.queue.RunQueue`. Used by one thread.
 
     Holds the worker's lock (`StudyDirectory.worker_lock_file`) from construction to `release`: that
-    lock is what tells other workers that this one's cells are taken.
+    lock is what tells other workers of this host that this one's cells are taken. With PostgreSQL
+    it beats, too, for the other hosts (`studies.beats`).
 
     Args:
         study: The study.
@@ -60,6 +83,8 @@ class CellQueue:
         worker: The worker's name, such as ``w0``. Only one living worker may have it.
         most_cells: Start no more cells than so many, all workers and former calls together; those
             that were started are trained to their end. None: as many as the study has.
+        stop_asked: Asked while `take` waits to see whether other hosts' workers live; True ends
+            that.
 
     Raises:
         StoreError: A worker of that name is alive, or the database cannot be used.
@@ -72,6 +97,7 @@ class CellQueue:
         worker: str,
         *,
         most_cells: int | None = None,
+        stop_asked: Callable[[], bool] = lambda: False,
     ) -> None:
         """Take the worker's name and open the study; no cell is taken yet."""
         lock = try_hold(directory.worker_lock_file(worker), timeout_s=NAME_TIMEOUT_S)
@@ -82,6 +108,11 @@ class CellQueue:
         self._lock = lock
         try:
             self._opened = open_study(study, directory)
+            try:
+                self._heart = _heart(study, directory, worker)
+            except BaseException:
+                close_study(self._opened)
+                raise
         except BaseException:
             lock.release()
             raise
@@ -92,10 +123,13 @@ class CellQueue:
         self._claims = Claims(
             self._opened, study=study, directory=directory, worker=worker, most_cells=most_cells
         )
+        self._stop_asked = stop_asked
         self._reader = OutcomeReader(directory)
         self._writer = OutcomeWriter(directory, worker)
         self._cells: dict[int, Cell] = {}
         self._chance = chance_loss(study)
+        self._unconfirmed: dict[tuple[int, int], Outcome] = {}
+        """(trial, seed) -> the row that this turn has written, while it may have to be repeated."""
 
     def __enter__(self) -> CellQueue:
         return self
@@ -126,36 +160,70 @@ class CellQueue:
             )
 
     def take(self, count: int, *, architecture: Architecture | None = None) -> Sequence[Run]:
-        """At most `count` runs of one shape; see `training.queue.RunQueue.take`."""
+        """At most `count` runs of one shape; see `training.queue.RunQueue.take`.
+
+        With PostgreSQL, and nothing in hand, it waits until every worker with cells was heard of
+        once more: one may have died just now, and its cells would be nobody's.
+        """
+        began = time.monotonic()
+        while True:
+            runs = self._take(count, architecture)
+            if runs or self._cells or self._heart is None or self._stop_asked():
+                return runs
+            for_s = time.monotonic() - began
+            if not self._turn(partial(self._claims.silent_owners, for_s=for_s)):
+                return runs
+            time.sleep(min(1.0, self._heart.interval_s))
+            self._claims.start_anew()
+
+    def _take(self, count: int, architecture: Architecture | None) -> list[Run]:
         runs: list[Run] = []
         while len(runs) < count:
-            with exclusive(self._directory, self._opened):
-                give_way_at = time.monotonic() + _TURN_S
-                while len(runs) < count and time.monotonic() < give_way_at:
-                    cell = self._next_cell(architecture)
-                    if cell is None:
-                        return runs
-                    run = cell.start()
-                    assert run is not None, "a cell with nothing to do was chosen"
-                    architecture = cell.architecture
-                    runs.append(run)
+            more, any_left = self._turn(partial(self._some, count - len(runs), architecture))
+            runs += more
+            if not any_left:
+                break
+            architecture = runs[-1].architecture
             if len(runs) < count:
                 time.sleep(_GIVE_WAY_S)
         return runs
 
+    def _some(self, count: int, architecture: Architecture | None) -> tuple[list[Run], bool]:
+        """As many runs as one turn allows, and whether there may be more. Under the lock."""
+        runs: list[Run] = []
+        give_way_at = time.monotonic() + _TURN_S
+        while len(runs) < count and (not runs or time.monotonic() < give_way_at):
+            cell = self._next_cell(architecture)
+            if cell is None:
+                return runs, False
+            run = cell.start()
+            assert run is not None, "a cell with nothing to do was chosen"
+            architecture = cell.architecture
+            runs.append(run)
+        return runs, True
+
     def report(self, losses: Sequence[tuple[Run, int, float]]) -> list[bool]:
-        """Tell intermediate losses; see `training.queue.RunQueue` and `studies.replicates`."""
+        """Tell intermediate losses; see `training.queue.RunQueue` and `studies.replicates`.
+
+        A run whose cell is another worker's by now is to be ended.
+        """
         if self._study.pruner is None or judges_replicates(self._study):
-            return [self._cells[run.trial].pruned for run, _, _ in losses]
+            return [self._is_over(run) for run, _, _ in losses]
+        return self._turn(partial(self._report, losses))
+
+    def _report(self, losses: Sequence[tuple[Run, int, float]]) -> list[bool]:
         pruned = []
-        with exclusive(self._directory, self._opened):
-            for run, step, val_loss in losses:
+        for run, step, val_loss in losses:
+            if not self._is_over(run):
                 cell = self._cells[run.trial]
-                if not cell.pruned:
-                    cell.reached(run.seed, step=step, val_loss=val_loss)
-                    self._judge(cell, cell.settled())
-                pruned.append(cell.pruned)
+                cell.reached(run.seed, step=step, val_loss=val_loss)
+                self._judge(cell, cell.settled())
+            pruned.append(self._is_over(run))
         return pruned
+
+    def _is_over(self, run: Run) -> bool:
+        cell = self._cells.get(run.trial)
+        return cell is None or cell.pruned
 
     def finish(self, results: Sequence[tuple[Outcome, Curve | None]]) -> None:
         """Keep results for good, then tell the study; see `training.queue.RunQueue.finish`.
@@ -165,21 +233,116 @@ class CellQueue:
         Raises:
             StoreError: The disk or the database refuses. Rows that are written count.
         """
-        rows: list[Outcome] = []
+        if self._heart is None:
+            rows: list[Outcome] = []
+            try:
+                for outcome, curve in results:
+                    rows.append(self._kept(outcome, curve))
+            finally:
+                # Also where the disk refused a curve: the runs before it are done.
+                self._writer.append(*rows)
+            with exclusive(self._directory, self._opened):
+                for row in rows:
+                    self._end(row)
+            return
+        if any(curve is not None for _, curve in results):
+            # Looked at twice: writing curves under the lock would keep the other hosts waiting.
+            self._turn(lambda: None)
+        signed: list[Outcome] = []
         try:
             for outcome, curve in results:
-                cell = self._cells[outcome.trial]
-                assert outcome.seed in cell.training, "a run that was not handed out"
-                if curve is not None:
-                    write_curve(self._directory, outcome.trial, outcome.seed, curve)
-                attempt = cell.tries.get(outcome.seed, 0) + 1
-                rows.append(replace(outcome, worker=self._worker, attempt=attempt))
+                if self._has(outcome):
+                    signed.append(self._kept(outcome, curve))
         finally:
-            # Also where the disk refused a curve: the runs before it are done.
-            self._writer.append(*rows)
-        with exclusive(self._directory, self._opened):
-            for row in rows:
-                self._end(row)
+            self._turn(partial(self._finish, signed))
+
+    def _finish(self, signed: Sequence[Outcome]) -> None:
+        """Write rows and tell the study, for cells that are still ours. Under the lock."""
+        mine = [row for row in signed if self._has(row)]
+        self._append(*mine)
+        for row in mine:
+            self._end(row)
+
+    def _has(self, outcome: Outcome) -> bool:
+        """Whether a result's cell is still in hand; of one that is not the log tells."""
+        cell = self._cells.get(outcome.trial)
+        if cell is not None and outcome.seed in cell.training:
+            return True
+        if (outcome.trial, outcome.seed) not in self._unconfirmed:
+            _log.warning(
+                "the result of trial %d seed %d is dropped: this worker was taken for dead and "
+                "another has the trial",
+                outcome.trial,
+                outcome.seed,
+            )
+        return False
+
+    def _kept(self, outcome: Outcome, curve: Curve | None) -> Outcome:
+        """Write a run's curve; the row to write."""
+        cell = self._cells[outcome.trial]
+        assert outcome.seed in cell.training, "a run that was not handed out"
+        if curve is not None:
+            write_curve(self._directory, outcome.trial, outcome.seed, curve)
+        attempt = cell.tries.get(outcome.seed, 0) + 1
+        return replace(outcome, worker=self._worker, attempt=attempt)
+
+    def _append(self, *rows: Outcome) -> None:
+        """Write rows, but for those that this turn wrote before its connection died."""
+        new = [row for row in rows if (row.trial, row.seed) not in self._unconfirmed]
+        self._writer.append(*new)
+        if self._heart is not None:
+            self._unconfirmed |= {(row.trial, row.seed): row for row in new}
+
+    def _turn(self, body: Callable[[], _T]) -> _T:
+        """Do something as one transaction; with PostgreSQL anew where its connection died.
+
+        Args:
+            body: What it changes in hand is put back before it runs again.
+
+        Raises:
+            StoreError: The database failed, or another process took this worker's name.
+        """
+        if self._heart is None or database_of(self._opened).in_transaction:
+            with exclusive(self._directory, self._opened):
+                return body()
+        self._unconfirmed.clear()
+        deadline = time.monotonic() + PATIENCE_S
+        again = False
+        while True:
+            before = {number: cell.copy() for number, cell in self._cells.items()}
+            try:
+                with exclusive(self._directory, self._opened):
+                    self._give_up_others(self._heart, refresh=again)
+                    return body()
+            except ConnectionLost as error:
+                self._cells = before
+                self._claims.start_anew()
+                if time.monotonic() > deadline:
+                    raise
+                _log.warning("a turn is done again: %s", error)
+            again = True
+            time.sleep(random.uniform(0.1, 1.0))
+
+    def _give_up_others(self, heart: Heart, *, refresh: bool) -> None:
+        """Let go of cells that another worker has by now. Under the lock."""
+        database = database_of(self._opened)
+        if not heart.holds_name(database.connection()):
+            # Not to be given back either: they are those of the other process of this name.
+            self._cells.clear()
+            raise StoreError(
+                f"another process has taken the name of worker {self._worker}, which was not heard "
+                f"of for too long ({self._directory.root}); what it had in training is the other's"
+            )
+        for number, cell in list(self._cells.items()):
+            known = database.get_trial(cell.trial._trial_id)
+            if known.user_attrs.get(WORKER) != self._worker:
+                _log.warning("trial %d is another worker's now", number)
+                del self._cells[number]
+            elif known.state.is_finished():
+                # The turn that told it did take place; its answer was lost.
+                del self._cells[number]
+            elif refresh:
+                cell.trial._cached_frozen_trial = known
 
     def settle(self) -> int:
         """Tell the cells of dead workers whose outcomes are all on disk; nothing is trained.
@@ -192,11 +355,14 @@ class CellQueue:
         """
         self._reader.refresh()
         on_disk = {trial for trial, _ in self._reader.rows}
-        with exclusive(self._directory, self._opened):
-            orphans = self._claims.orphans(mine=set(self._cells))
-            claims = [self._claims.adopt(orphan) for orphan in orphans if orphan.number in on_disk]
+        return self._turn(partial(self._settle, on_disk))
+
+    def _settle(self, on_disk: set[int]) -> int:
         told = 0
-        for claim in claims:
+        for orphan in self._claims.orphans(mine=set(self._cells)):
+            if orphan.number not in on_disk:
+                continue
+            claim = self._claims.adopt(orphan)
             cell = self._cell(claim)
             if cell.complete:
                 self._cells[claim.trial.number] = cell
@@ -215,12 +381,18 @@ class CellQueue:
         if not self._lock.held:
             return
         try:
-            for cell in self._cells.values():
-                self._claims.give_back(cell.trial)
-            self._cells.clear()
+            if self._cells:
+                self._turn(self._give_back)
         finally:
+            if self._heart is not None:
+                self._heart.stop()
             close_study(self._opened)
             self._lock.release()
+
+    def _give_back(self) -> None:
+        for cell in self._cells.values():
+            self._claims.give_back(cell.trial)
+        self._cells.clear()
 
     def _end(self, row: Outcome) -> None:
         """Tell the study of a row that is on the disk."""
@@ -374,5 +546,20 @@ class CellQueue:
             run = cell.todo.popleft()
             reason = "never started: its cell was pruned by other replicates"
             row = Outcome.untrained(run, status="pruned", reason=reason, worker=self._worker)
-            self._writer.append(row)
+            self._append(row)
             cell.end(row)
+
+
+def _heart(study: Study, directory: StudyDirectory, worker: str) -> Heart | None:
+    """What tells other hosts that the worker lives; None with SQLite, which has one host."""
+    storage = storage_of(study, directory)
+    if storage.url is None:
+        return None
+    with database_errors(directory, storage.url):
+        return Heart(
+            storage.url,
+            directory=directory,
+            study=storage.study,
+            worker=worker,
+            grace_s=storage.grace_s,
+        )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from optuna.trial import Trial
 
@@ -60,6 +60,19 @@ class Cell:
     def results(self) -> list[Outcome]:
         """The final outcomes so far, by seed."""
         return [self.outcomes[seed] for seed in sorted(self.outcomes)]
+
+    def copy(self) -> Cell:
+        """One that changes by itself: what to go back to where a transaction did not take place."""
+        return replace(
+            self,
+            todo=deque(self.todo),
+            training=set(self.training),
+            outcomes=dict(self.outcomes),
+            tries=dict(self.tries),
+            told=set(self.told),
+            losses={seed: dict(known) for seed, known in self.losses.items()},
+            unsettled=set(self.unsettled),
+        )
 
     def start(self) -> Run | None:
         """The next replicate to train; None where none is left or the cell is pruned."""

@@ -1,0 +1,340 @@
+"""A study's database on a PostgreSQL server: for workers on any number of hosts.
+
+* **The lock** is the server's: a transaction begins by `pg_advisory_xact_lock` of the study, and
+  the server lets go of it with the transaction, however that ends. A worker frozen in the middle is
+  cut off by `idle_in_transaction_session_timeout`.
+* **What is new**: beside Optuna's tables, `wesar_sweep_changes` has the number of the transaction
+  that last changed each trial, so that a look at the study reads the trials that others changed and
+  no more. Those who write without this class, such as a dashboard, are not seen until the next
+  start.
+* **Who lives** stands in `wesar_sweep_workers` (`studies.beats`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
+from optuna.storages._rdb import models
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from wesar_sweep.config.storage_url import StorageUrl
+from wesar_sweep.errors import ConfigError
+from wesar_sweep.studies.database import StudyDatabase, _Session
+
+PATIENCE_S = 120.0
+"""How long a database that does not answer is tried again: longer than a restart takes."""
+
+OPENING_PATIENCE_S = 20.0
+"""The same for the first word to it, where a wrong address is as likely as a restart."""
+
+_LOCK_TIMEOUT_S = 600
+"""As on one host: a sampler may think for seconds while it holds the lock, once a worker."""
+
+_TABLES = (
+    """CREATE TABLE IF NOT EXISTS wesar_sweep_turns (
+        study text PRIMARY KEY, number bigint NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS wesar_sweep_changes (
+        study text NOT NULL, trial_id integer NOT NULL, number bigint NOT NULL,
+        PRIMARY KEY (study, trial_id))""",
+    """CREATE INDEX IF NOT EXISTS wesar_sweep_changes_by_number
+        ON wesar_sweep_changes (study, number)""",
+    """CREATE TABLE IF NOT EXISTS wesar_sweep_workers (
+        study text NOT NULL, worker text NOT NULL, incarnation text NOT NULL, host text NOT NULL,
+        machine text NOT NULL, seen_at timestamptz NOT NULL, ended boolean NOT NULL,
+        PRIMARY KEY (study, worker))""",
+)
+_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('wesar-sweep ' || :name, 0))")
+_NUMBER = text("SELECT number FROM wesar_sweep_turns WHERE study = :study")
+_CHANGED = text("SELECT trial_id FROM wesar_sweep_changes WHERE study = :study AND number > :known")
+# The turn's row stays locked until the commit, so numbers become visible in their order.
+_NOTE = text(
+    """WITH turn AS (
+        INSERT INTO wesar_sweep_turns AS t (study, number) VALUES (:study, 1)
+        ON CONFLICT (study) DO UPDATE SET number = t.number + 1 RETURNING number)
+    INSERT INTO wesar_sweep_changes (study, trial_id, number)
+        SELECT :study, changed, turn.number
+        FROM turn, unnest(CAST(:trials AS integer[])) AS changed
+        ON CONFLICT (study, trial_id) DO UPDATE SET number = excluded.number
+        RETURNING number"""
+)
+_GONE = re.compile(r"08...|57P0[1-5]|25P03|40001|40P01|53300")
+"""SQLSTATEs after which the same may succeed on a new connection (PostgreSQL, appendix A)."""
+_NO_USE = re.compile(
+    r"authentication failed|no password supplied|does not exist|no pg_hba\.conf|permission denied"
+    r"|resolve host|certificate|SSL|invalid"
+)
+"""What a refusal to connect says where trying again is of no use."""
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+def connect(url: StorageUrl, *, idle_timeout_s: float, pooled: bool = True) -> Engine:
+    """Connections to a server, none opened yet.
+
+    Args:
+        url: The database.
+        idle_timeout_s: A transaction in which nothing is said for so long is undone.
+        pooled: Keep connections open between uses.
+
+    Raises:
+        ConfigError: The client library is missing.
+    """
+    return create_engine(url.for_sqlalchemy, **_engine_options(url, idle_timeout_s, pooled))
+
+
+def require_client(url: StorageUrl) -> None:
+    """See to it that there is a library to reach the server by.
+
+    Raises:
+        ConfigError: There is none; it says what to install.
+    """
+    if importlib.util.find_spec("psycopg") is None:
+        raise ConfigError(
+            f"storage {url.shown} needs psycopg, which is not installed: "
+            "pip install 'wesar-sweep[postgres]'"
+        )
+
+
+def _engine_options(url: StorageUrl, idle_timeout_s: float, pooled: bool) -> dict[str, Any]:
+    require_client(url)
+    idle_ms = max(1, round(idle_timeout_s * 1000))
+    settings = {
+        "lock_timeout": f"{_LOCK_TIMEOUT_S}s",
+        "idle_in_transaction_session_timeout": f"{idle_ms}ms",
+        # A frozen client that does not fetch its answer is not idle; this is for its connection.
+        "tcp_user_timeout": f"{idle_ms}ms",
+    }
+    # A server whose host vanished is noticed within half a minute, not after hours.
+    client = {
+        "connect_timeout": 10,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "application_name": "wesar-sweep",
+        "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
+    }
+    client = {name: value for name, value in client.items() if name not in dict(url.options)}
+    options: dict[str, Any] = {"connect_args": client, "hide_parameters": True}
+    if not pooled:
+        options["poolclass"] = NullPool
+    return options
+
+
+def connection_lost(error: BaseException | None) -> bool:
+    """Whether an error is of the connection or the server's state: the same may succeed later."""
+    while error is not None:
+        if isinstance(error, DBAPIError):
+            state = getattr(error.orig, "sqlstate", None)
+            if state is not None:
+                return error.connection_invalidated or _GONE.fullmatch(state) is not None
+            if error.connection_invalidated:
+                return True
+            refused = isinstance(error, OperationalError | InterfaceError)
+            return refused and not _NO_USE.search(str(error.orig))
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def keep_trying(body: Callable[[], _T], *, patience_s: float, what: str) -> _T:
+    """Do something with the database, anew while the connection is lost: jittered, bounded.
+
+    Args:
+        body: May run several times: it must not leave anything behind where it fails.
+        patience_s: After so long the error is raised.
+        what: Names the database, for the log.
+
+    Raises:
+        SQLAlchemyError: The database refuses, or did not come back.
+        StorageInternalError: Likewise, as Optuna says it.
+    """
+    deadline = time.monotonic() + patience_s
+    pause = 0.1
+    while True:
+        try:
+            return body()
+        except (SQLAlchemyError, StorageInternalError) as error:
+            if not connection_lost(error) or time.monotonic() > deadline:
+                raise
+            if pause == 0.1:
+                _log.warning("%s does not answer; trying for %g s", what, patience_s)
+        time.sleep(pause * random.uniform(0.5, 1.5))
+        pause = min(2 * pause, 5.0)
+
+
+class PostgresDatabase(StudyDatabase):
+    """One study on a PostgreSQL server. Used by one thread.
+
+    Args:
+        url: The server's database.
+        study: The study's name there.
+        idle_timeout_s: A transaction in which this process says nothing for so long is undone.
+        trusted: Whether the tables are known to be there.
+
+    Raises:
+        ConfigError: The client library is missing.
+    """
+
+    def __init__(
+        self, url: StorageUrl, *, study: str, idle_timeout_s: float, trusted: bool = False
+    ) -> None:
+        """Open it, and make the tables where they are missing."""
+        self.url, self.study = url, study
+        options = _engine_options(url, idle_timeout_s, pooled=True)
+
+        def made() -> RDBStorage:
+            # It changes its options.
+            return RDBStorage(
+                url.for_sqlalchemy,
+                engine_kwargs=dict(options),
+                skip_compatibility_check=trusted,
+                skip_table_creation=True,
+            )
+
+        def made_safely() -> RDBStorage:
+            if trusted:
+                return made()
+            guard = connect(url, idle_timeout_s=idle_timeout_s, pooled=False)
+            # Two that make tables at once are in each other's way, IF NOT EXISTS or not.
+            with guard.begin() as connection:
+                connection.execute(_LOCK, {"name": ""})
+                models.BaseModel.metadata.create_all(connection)
+                for statement in _TABLES:
+                    connection.execute(text(statement))
+            # Likewise two that write down which version the tables have.
+            with guard.begin() as connection:
+                connection.execute(_LOCK, {"name": ""})
+                return made()
+
+        super().__init__(keep_trying(made_safely, patience_s=OPENING_PATIENCE_S, what=url.shown))
+        self._touched: set[int] = set()
+        """Trials that the transaction changed."""
+        self._known: dict[int, int] = {}
+        """Study -> number of the last transaction whose changes are known."""
+        self._noted: int | None = None
+
+    @contextmanager
+    def _within(self) -> Iterator[None]:
+        """The transaction there is, else one of its own."""
+        if self.in_transaction:
+            yield
+        else:
+            with self.transaction():
+                yield
+
+    def _begin(self, session: _Session) -> None:
+        def lock() -> None:
+            try:
+                session.execute(_LOCK, {"name": self.study})
+            except SQLAlchemyError:
+                session.rollback()
+                raise
+
+        keep_trying(lock, patience_s=PATIENCE_S, what=self.url.shown)
+        self._touched.clear()
+        self._noted = None
+
+    def _before_commit(self, session: _Session) -> None:
+        if self._touched:
+            found = session.execute(_NOTE, {"study": self.study, "trials": sorted(self._touched)})
+            self._noted = int(found.scalars().all()[0])
+
+    def _after_commit(self) -> None:
+        for study_id, known in self._known.items():
+            # Otherwise others changed something in between that was not looked at.
+            if self._noted == known + 1:
+                self._known[study_id] = self._noted
+
+    def _forget_versions(self) -> None:
+        self._known.clear()
+
+    def _read_trials_from_remote_storage(self, study_id: int) -> None:
+        """Read what others changed, at most once a transaction: it keeps them out."""
+        session = self._session()
+        if session.grouped and self._looked and study_id in self._known:
+            return
+        # The number before the rows: a change between the two is then read twice, not never.
+        number = session.execute(_NUMBER, {"study": self.study}).scalar() or 0
+        known = self._known.get(study_id)
+        changed: Sequence[int] = ()
+        if known is not None and number != known:
+            asked = {"study": self.study, "known": known}
+            changed = session.execute(_CHANGED, asked).scalars().all()
+        session.close()
+        if known is None:
+            _CachedStorage._read_trials_from_remote_storage(self, study_id)
+        elif changed:
+            self._read_some(study_id, changed)
+        self._known[study_id] = number
+        self._looked = session.grouped
+
+    def _read_some(self, study_id: int, trial_ids: Sequence[int]) -> None:
+        with self._lock:
+            self._studies.setdefault(study_id, _StudyInfo())
+            found = self._backend._get_trials(
+                study_id,
+                states=None,
+                included_trial_ids=set(trial_ids),
+                trial_id_greater_than=max(trial_ids),
+            )
+            self._add_trials_to_cache(study_id, found)
+
+    def create_new_study(
+        self, directions: Sequence[StudyDirection], study_name: str | None = None
+    ) -> int:
+        """See `BaseStorage.create_new_study`."""
+        # Asked first: a refusal of the database would undo the transaction that this is part of.
+        if study_name is not None:
+            with suppress(KeyError):
+                self._backend.get_study_id_from_name(study_name)
+                raise DuplicatedStudyError(f"there is a study named {study_name}")
+        return super().create_new_study(directions, study_name)
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """See `BaseStorage.create_new_trial`."""
+        with self._within():
+            trial_id = super().create_new_trial(study_id, template_trial)
+            self._touched.add(trial_id)
+        return trial_id
+
+    def set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+    ) -> None:
+        """See `BaseStorage.set_trial_param`."""
+        with self._within():
+            self._touched.add(trial_id)
+            super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        """See `BaseStorage.set_trial_state_values`."""
+        with self._within():
+            self._touched.add(trial_id)
+            return super().set_trial_state_values(trial_id, state=state, values=values)
+
+    def _put(
+        self, model: Any, trial_id: int, key: dict[str, Any], columns: dict[str, Any]
+    ) -> FrozenTrial:
+        with self._within():
+            self._touched.add(trial_id)
+            return super()._put(model, trial_id, key, columns)
