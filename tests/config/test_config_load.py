@@ -222,7 +222,7 @@ def test_sweep_errors(in_tmp_path: Path) -> None:
         "sweep.yaml:2:1: devices: unknown key\n"
         "    value: cpu\n"
         "    allowed: launcher, device, workers, slots, memory_fraction, timeout_min, "
-        "checkpoint_min, …\n"
+        "checkpoint_min, ranks_per_worker, worker_restarts, budget\n"
         "    hint: did you mean device?\n"
         "--set slots=x: slots: expected a whole number, found text\n"
         "    value: x\n"
