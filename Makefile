@@ -28,7 +28,7 @@ CONSTRAINTS := $(if $(HAS_GPU),,-c constraints-cpu.txt)
 # Two test processes on two cores: more threads each would only be in each other's way.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help run test bench bench-gpu bench-orchestration lint format test-lowest dist clean
+.PHONY: help run test chaos bench bench-gpu bench-orchestration lint format test-lowest dist clean
 
 help: ## List these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' \
@@ -39,6 +39,9 @@ run: $(VENV)/.installed ## Train the study STUDY=search_spaces/lr_sigma.yaml and
 
 test: lint ## Check the source, then run all tests in two processes; TESTS=tests/store runs some
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 $(TESTS)
+
+chaos: $(VENV)/.installed-dev ## Kill, freeze and starve a study's processes 50 times on each database; ARGS='--faults 200'
+	$(TEST_ENV) $(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(VENV)/.installed-dev ## Check style (ruff) and types (mypy)
 	$(BIN)/ruff check .

@@ -107,7 +107,8 @@ def rows(directory: StudyDirectory) -> list[tuple[int, int]]:
     """(trial, seed) of every line of every outcome file, repeated ones repeated."""
     found = []
     for path in sorted(directory.outcomes_folder.glob("*.jsonl")):
-        for line in path.read_text().splitlines():
+        # What is behind the last newline is being written.
+        for line in path.read_text().rpartition("\n")[0].splitlines():
             row = json.loads(line)
             found.append((row["trial"], row["seed"]))
     return found

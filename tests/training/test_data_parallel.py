@@ -33,7 +33,7 @@ ONE = "launcher: inline\nslots: 1\n"
 TWO = "workers: 1\nranks_per_worker: 2\ncheckpoint_min: 0.002\n"
 
 RANK = """
-import json, sys
+import json, os, sys
 import torch
 torch.set_num_threads(1)
 from wesar_sweep.config.run import make_run
@@ -58,7 +58,7 @@ if rank:
     try:
         follow(ranks, text)
     except RanksDiffer:
-        sys.exit(3)
+        os._exit(3)  # The library may abort a process whose connections its peer has closed.
     sys.exit(0)
 stack = LeaderStack(
     runs[0].architecture, ranks=ranks, slots=len(runs), train_S=text,
