@@ -32,6 +32,8 @@ import psutil
 
 from tests import postgres_server
 from wesar_sweep.config import load_study
+from wesar_sweep.config.storage_url import STORAGE_VARIABLE
+from wesar_sweep.launchers.inline import environment
 from wesar_sweep.store.curves import read_curve
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import is_held
@@ -302,10 +304,11 @@ def disturbed(
     study, runs = write_study(folder, lrs=lrs, replicates=replicates, steps=steps)
     sweep = folder / "sweep.yaml"
     keys = [f"workers: {workers}", "slots: 2", "checkpoint_min: 0.005", "worker_restarts: 1000"]
-    server = None
+    server, url = None, None
     if database == "postgres":
         server = postgres_server.Server()
-        keys += [f"storage: {server.new_database()}", "heartbeat_grace_s: 2"]
+        url = server.new_database()
+        keys += [f"storage: {url}", "heartbeat_grace_s: 2"]
     sweep.write_text("\n".join(keys) + "\n")
 
     def restart() -> None:
@@ -327,7 +330,8 @@ def disturbed(
         code = disturber.run(faults)
         assert code == 0
         assert_undisturbed(disturber.directory, undisturbed_of(study, folder), runs=runs)
-        assert not left_running(disturber.directory)
+        with environment({} if url is None else {STORAGE_VARIABLE: url}):
+            assert not left_running(disturber.directory)
     finally:
         if server is not None:
             server.remove()
