@@ -17,7 +17,7 @@ import json
 import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,10 @@ class StudyDatabase(_CachedStorage):
     def _forget_versions(self) -> None:
         """Read at the next look, whatever the database says of changes."""
 
+    def _changing(self) -> AbstractContextManager[None]:
+        """What each write of a trial is made within."""
+        return nullcontext()
+
     @property
     def in_transaction(self) -> bool:
         """Whether a `transaction` is open."""
@@ -186,8 +190,9 @@ class StudyDatabase(_CachedStorage):
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """See `BaseStorage.create_new_trial`."""
-        trial_id = super().create_new_trial(study_id, template_trial)
-        self._remember(trial_id)
+        with self._changing():
+            trial_id = super().create_new_trial(study_id, template_trial)
+            self._remember(trial_id)
         return trial_id
 
     def set_trial_param(
@@ -198,8 +203,10 @@ class StudyDatabase(_CachedStorage):
         distribution: BaseDistribution,
     ) -> None:
         """See `BaseStorage.set_trial_param`."""
-        super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
-        if (trial := self._remember(trial_id)) is not None:
+        with self._changing():
+            super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
+            trial = self._remember(trial_id)
+        if trial is not None:
             trial.params[param_name] = distribution.to_external_repr(param_value_internal)
             trial.distributions[param_name] = distribution
 
@@ -207,10 +214,12 @@ class StudyDatabase(_CachedStorage):
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
         """See `BaseStorage.set_trial_state_values`."""
-        changed = super().set_trial_state_values(trial_id, state=state, values=values)
+        with self._changing():
+            changed = super().set_trial_state_values(trial_id, state=state, values=values)
+            trial = self._remember(trial_id) if changed else None
         if not changed:
             self._forget()
-        elif (trial := self._remember(trial_id)) is not None:
+        elif trial is not None:
             trial.state = state
             if values is not None:
                 trial.values = [float(value) for value in values]
@@ -255,13 +264,14 @@ class StudyDatabase(_CachedStorage):
         Returns:
             What is known of the trial, to be changed alike.
         """
-        trial = self.get_trial(trial_id)
-        self.check_trial_is_updatable(trial_id, trial.state)
-        row = self._insert(model).values(trial_id=trial_id, **key, **columns)
-        row = row.on_conflict_do_update(index_elements=["trial_id", *key], set_=columns)
-        with _create_scoped_session(self._backend.scoped_session) as session:
-            session.execute(row)
-        return self._remember(trial_id) or trial
+        with self._changing():
+            trial = self.get_trial(trial_id)
+            self.check_trial_is_updatable(trial_id, trial.state)
+            row = self._insert(model).values(trial_id=trial_id, **key, **columns)
+            row = row.on_conflict_do_update(index_elements=["trial_id", *key], set_=columns)
+            with _create_scoped_session(self._backend.scoped_session) as session:
+                session.execute(row)
+            return self._remember(trial_id) or trial
 
     def _remember(self, trial_id: int) -> FrozenTrial | None:
         """What is known of a trial, to be changed; None where nothing is known of it yet.

@@ -17,17 +17,16 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, TypeVar
 
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
@@ -228,14 +227,13 @@ class PostgresDatabase(StudyDatabase):
         """Study -> number of the last transaction whose changes are known."""
         self._noted: int | None = None
 
-    @contextmanager
-    def _within(self) -> Iterator[None]:
+    def _changing(self) -> AbstractContextManager[None]:
         """The transaction there is, else one of its own."""
-        if self.in_transaction:
-            yield
-        else:
-            with self.transaction():
-                yield
+        return nullcontext() if self.in_transaction else self.transaction()
+
+    def _remember(self, trial_id: int) -> FrozenTrial | None:
+        self._touched.add(trial_id)
+        return super()._remember(trial_id)
 
     def _begin(self, session: _Session) -> None:
         def lock() -> None:
@@ -304,37 +302,3 @@ class PostgresDatabase(StudyDatabase):
                 self._backend.get_study_id_from_name(study_name)
                 raise DuplicatedStudyError(f"there is a study named {study_name}")
         return super().create_new_study(directions, study_name)
-
-    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """See `BaseStorage.create_new_trial`."""
-        with self._within():
-            trial_id = super().create_new_trial(study_id, template_trial)
-            self._touched.add(trial_id)
-        return trial_id
-
-    def set_trial_param(
-        self,
-        trial_id: int,
-        param_name: str,
-        param_value_internal: float,
-        distribution: BaseDistribution,
-    ) -> None:
-        """See `BaseStorage.set_trial_param`."""
-        with self._within():
-            self._touched.add(trial_id)
-            super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
-
-    def set_trial_state_values(
-        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
-    ) -> bool:
-        """See `BaseStorage.set_trial_state_values`."""
-        with self._within():
-            self._touched.add(trial_id)
-            return super().set_trial_state_values(trial_id, state=state, values=values)
-
-    def _put(
-        self, model: Any, trial_id: int, key: dict[str, Any], columns: dict[str, Any]
-    ) -> FrozenTrial:
-        with self._within():
-            self._touched.add(trial_id)
-            return super()._put(model, trial_id, key, columns)
