@@ -396,7 +396,7 @@ def _sweep(on: Path | None, **changes: object) -> Sweep:
 def _run(study: Study, sweep: Sweep, out: Path | None, *, detach: bool = False) -> None:
     from wesar_sweep import api
     from wesar_sweep.config.sweep import Budget
-    from wesar_sweep.crew import ON, resume_command
+    from wesar_sweep.crew import resume_command
     from wesar_sweep.endings import BudgetSpent, Cancelled, Interrupted
     from wesar_sweep.store.drive import read_drive
     from wesar_sweep.store.layout import StudyDirectory
@@ -429,7 +429,8 @@ def _run(study: Study, sweep: Sweep, out: Path | None, *, detach: bool = False) 
         _show(result)
         say(
             f"{stop}. {summary.runs - summary.runs_done} of {summary.runs} runs are left to train. "
-            f"Go on with a larger budget in the sweep file: {go_on.removesuffix(ON)}{ON}"
+            "Go on with a larger budget in the sweep file: "
+            + resume_command(root, sweep, changed=True)
         )
         raise typer.Exit(BUDGET_SPENT) from None
     _finish(result)

@@ -278,13 +278,15 @@ def _stop(directory: StudyDirectory, jobs: Sequence[Job], asked: Sequence[int]) 
     directory.stop_file.unlink(missing_ok=True)
 
 
-ON = " --on SWEEP.yaml"
-"""What a command that names the machines again ends with."""
+def resume_command(root: Path, sweep: Sweep, *, changed: bool = False) -> str:
+    """What a person types to go on.
 
-
-def resume_command(root: Path, sweep: Sweep) -> str:
-    """What a person types to go on; on a cluster the machines must be named again."""
-    on = ON if sweep.launcher == "slurm" else ""
+    Args:
+        root: The results directory.
+        sweep: Of the call that ended; a cluster must be named again.
+        changed: Whether they are to change it first.
+    """
+    on = " --on SWEEP.yaml" if changed or sweep.launcher == "slurm" else ""
     relative = os.path.relpath(root)
     return f"wesar-sweep resume {root if relative.startswith('..') else relative}{on}"
 

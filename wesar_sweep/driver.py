@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from wesar_sweep.config import anchored, dump_study, load_study, resolved_precision, study_hash
-from wesar_sweep.config.space import possible_values
+from wesar_sweep.config.space import longest_context, possible_values
 from wesar_sweep.config.storage_url import STORAGE_VARIABLE
 from wesar_sweep.config.study import Study
 from wesar_sweep.config.sweep import Sweep
@@ -207,8 +207,7 @@ def _prepare(
                 f"or go on with that one by `wesar-sweep resume {directory.root}`"
             )
     storage = settle_storage(study, directory, sweep)
-    contexts = [int(str(context)) for context in possible_values(study, "context")]
-    corpus = load_corpus(study.data, context=max(contexts))
+    corpus = load_corpus(study.data, context=longest_context(study))
     resumed = directory.provenance_file.exists()
     require_same_corpus(directory, sha256=corpus.sha256)
     directory.create()

@@ -6,7 +6,6 @@ They are started by it and are gone with it. The worker is rank 0; see `training
 from __future__ import annotations
 
 import argparse
-import ctypes
 import logging
 import os
 import signal
@@ -19,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wesar_sweep.config import load_study
-from wesar_sweep.config.space import possible_values
+from wesar_sweep.config.space import longest_context
+from wesar_sweep.launchers.processes import end_with_parent
 from wesar_sweep.store.layout import StudyDirectory
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ _log = logging.getLogger(__name__)
 
 _GRACE_S = 10.0
 """Seconds the other ranks get to end."""
-_PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
@@ -97,8 +96,7 @@ def main() -> None:
     # Rank 0 decides when to stop; what is sent to its whole group is not meant for this one.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     import numpy as np
     import torch
 
@@ -106,8 +104,7 @@ def main() -> None:
     from wesar_sweep.training.data_parallel import Ranks, follow
 
     study = load_study(StudyDirectory(arguments.directory).study_file)
-    contexts = possible_values(study, "context")
-    corpus = load_corpus(study.data, context=max(int(str(context)) for context in contexts))
+    corpus = load_corpus(study.data, context=longest_context(study))
     device = torch.device("cpu")
     if arguments.device == "cuda":
         device = torch.device("cuda", arguments.rank)

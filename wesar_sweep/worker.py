@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from wesar_sweep.budget import Meter
 from wesar_sweep.config import load_study, resolved_precision
 from wesar_sweep.config.run import Architecture
-from wesar_sweep.config.space import possible_values
+from wesar_sweep.config.space import longest_context, possible_values
 from wesar_sweep.config.study import Study
 from wesar_sweep.errors import StoreError
 from wesar_sweep.launchers.base import LIFE_VARIABLE
@@ -139,8 +139,7 @@ def _train(
         ) as queue,
     ):
         watch.queue = queue
-        contexts = possible_values(study, "context")
-        corpus = load_corpus(study.data, context=max(int(str(context)) for context in contexts))
+        corpus = load_corpus(study.data, context=longest_context(study))
         require_same_corpus(directory, sha256=corpus.sha256)
         precision = resolved_precision(study, on_gpu=where.type == "cuda")
         watch.set_machine(where, corpus_hash=corpus.sha256, precision=precision)

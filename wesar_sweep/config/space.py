@@ -251,6 +251,11 @@ def possible_values(study: HasSpace, knob: str) -> tuple[Scalar, ...]:
     return (*listed, fixed) if parameter.when and fixed not in listed else listed
 
 
+def longest_context(study: HasSpace) -> int:
+    """The longest context of any run, in tokens: what the data must suffice for."""
+    return max(int(str(context)) for context in possible_values(study, "context"))
+
+
 def _points(parameter: Range, points: int, *, integer: bool) -> tuple[Scalar, ...]:
     low, high = parameter.low, parameter.high
     shares = [index / (points - 1) for index in range(1, points - 1)]

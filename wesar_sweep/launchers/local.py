@@ -10,7 +10,6 @@ long.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import pickle
 import shlex
@@ -29,13 +28,12 @@ from wesar_sweep.errors import LaunchError
 from wesar_sweep.launchers.base import Ending, JobState, WorkerTask, call, ending_of, tail
 from wesar_sweep.launchers.inline import environment
 from wesar_sweep.launchers.mending import mend_process
-from wesar_sweep.launchers.processes import group_alive, started_at
+from wesar_sweep.launchers.processes import end_with_parent, group_alive, started_at
 
 _POLL_S = 0.05
 _STOP_GRACE_S = 30
 """Seconds a worker gets to stop in good order, at its time limit or when its driver died."""
 _WATCH_INTERVAL_S = 1.0
-_PR_SET_PDEATHSIG = 1
 
 
 class LocalWorkerJob:
@@ -221,17 +219,11 @@ def _work(task: WorkerTask, driver: int, driver_started: float | None) -> None:
     mend_process(task)
     # The time limit.
     signal.signal(signal.SIGUSR2, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    _end_with_controller()
+    end_with_parent(signal.SIGTERM)  # The controller.
     threading.Thread(
         target=_end_with_driver, args=(driver, driver_started), name="driver-watch", daemon=True
     ).start()
     call(task)
-
-
-def _end_with_controller() -> None:
-    """Have the kernel send SIGTERM when the controller dies (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _end_with_driver(driver: int, driver_started: float | None) -> None:

@@ -5,11 +5,15 @@ Not psutil's `create_time`: it is reckoned from the clock, so two processes may 
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 _PROC = Path("/proc")
+_PR_SET_PDEATHSIG = 1
 
 
 def _stat(pid: int | str) -> list[str] | None:
@@ -38,6 +42,12 @@ def started_at(pid: int) -> float | None:
         return 0.0
     fields = _stat(pid)
     return None if fields is None or fields[0] in "ZX" else float(fields[19])
+
+
+def end_with_parent(number: signal.Signals) -> None:
+    """Have the kernel send this process a signal when its parent dies (Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def group_members(group: int) -> Iterator[int]:
