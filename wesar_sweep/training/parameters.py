@@ -212,8 +212,10 @@ class ParameterRows:
                     new_left, new_right = rp.power_iteration(w_KMOI, left)
                     left.copy_(new_left)
                     right.copy_(new_right)
-                self.spectral_norm_KM[slots, group.matrices] = rp.spectral_norm(w_KMOI, left, right)
-                spectral = rp.spectral_effective(w_KMOI, gate, left, right)
+                norm_KM = rp.spectral_norm(w_KMOI, left, right)
+                self.spectral_norm_KM[slots, group.matrices] = norm_KM
+                # `spectral_effective`, by the norm that is at hand.
+                spectral = rp.scalar_effective(w_KMOI, gate / norm_KM)
                 w_bar = self._pick("spectral", group, slots, spectral, w_bar)
             group.view(effective_KP).copy_(w_bar)
         gains = slice(layout.norm_gains.start, layout.effective_size)

@@ -297,7 +297,7 @@ def _sums(
     if ROW_FORM:
         of_rows = tl.sum(tl.reshape(four, (ROWS, WIDTH, 4)), axis=1)
         at = out + plane[None, :] * all_sums + row[:, None]
-        tl.store(at, of_rows, mask=(row < O)[:, None] & (plane < 4)[None, :])
+        tl.store(at, of_rows, mask=(row < O)[:, None])
     else:
         tl.store(
             out + plane * all_sums + block, tl.sum(tl.reshape(four, (ROWS * WIDTH, 4)), axis=0)

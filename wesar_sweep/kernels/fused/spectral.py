@@ -19,6 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor, empty
 
+from wesar_sweep.kernels.fused.tiles import program
+
 _HELD = 16384
 """Largest matrix that one program holds, 64 values a thread."""
 _STREAMED = 65536
@@ -104,15 +106,6 @@ def refresh(
 
 
 @triton.jit
-def _last_first():
-    """The number of this program, from the other end than that of the kernel before began at.
-
-    What that read or wrote last is still in the cache.
-    """
-    return tl.num_programs(0) - 1 - tl.program_id(0)
-
-
-@triton.jit
 def _length(square):
     """√ of a sum of squares, above nought; NaN stays."""
     return tl.maximum(tl.sqrt(square), 1e-12, propagate_nan=tl.PropagateNan.ALL)
@@ -125,7 +118,8 @@ def _held(
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """All of it, a matrix a program."""
-    number = _last_first()
+    # From the end: what the kernel before has left in the cache.
+    number = program(tl.num_programs(0) - 1)
     run = (number // M).to(tl.int64)
     matrix = number % M
     if tl.load(form + run * matrices + first_matrix + matrix) == 2:
@@ -157,7 +151,8 @@ def _streamed(
 
     So each pass begins with the rows that the one before has left in the caches.
     """
-    number = _last_first()
+    # From the end: what the kernel before has left in the cache.
+    number = program(tl.num_programs(0) - 1)
     run = (number // M).to(tl.int64)
     matrix = number % M
     if tl.load(form + run * matrices + first_matrix + matrix) == 2:
@@ -249,7 +244,8 @@ def _effective(
     ROWS: tl.constexpr, WIDTH: tl.constexpr, SQUARES: tl.constexpr,
 ):  # fmt: skip
     """The left vector u = Wv / s and W̄ = γ/s W of a block of rows."""
-    number = _last_first()
+    # From the end: what the kernel before has left in the cache.
+    number = program(tl.num_programs(0) - 1)
     block = number % blocks
     matrix = (number // blocks) % M
     run = (number // (M * blocks)).to(tl.int64)
