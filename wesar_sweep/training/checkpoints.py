@@ -70,11 +70,12 @@ class _File:
     path: Path
     written_at: int
     """Nanoseconds since the epoch."""
-    steps: dict[RunKey, int]
-    """Steps done of each run in it."""
-    place: dict[RunKey, int]
-    """Row of each run."""
-    entries: list[dict[str, Any]]
+    runs: dict[RunKey, tuple[int, dict[str, Any]]]
+    """Row and entry of each run."""
+
+    def steps(self, key: RunKey) -> int:
+        """Steps that a run in it had done."""
+        return int(self.runs[key][1]["steps_done"])
 
 
 class Checkpoints:
@@ -88,7 +89,9 @@ class Checkpoints:
 
     def __init__(self, directory: StudyDirectory, *, worker: str, precision: str) -> None:
         """Look at nothing yet; clear away what a killed worker of this name did not finish."""
-        self._directory, self._worker, self._precision = directory, worker, precision
+        self._directory, self._worker = directory, worker
+        self._origin = {"format": _FORMAT, "version": project_version(), "precision": precision}
+        """What a file must be of to be gone on with."""
         self._known: dict[Path, tuple[tuple[int, int], _File | None]] = {}
         """Path -> its size and time when it was read, and its header; None where it is no use."""
         self._outcomes = OutcomeReader(directory)
@@ -124,12 +127,7 @@ class Checkpoints:
             sums = pool.map(lambda place: _checksum(tensors, place), range(len(live)))
             for entry, checksum in zip(entries, sums, strict=True):
                 entry["crc32"] = checksum
-        index = {
-            "format": _FORMAT,
-            "version": project_version(),
-            "precision": self._precision,
-            "runs": entries,
-        }
+        index = {**self._origin, "runs": entries}
         path = checkpoint_files.next_of(self._directory, self._worker)
 
         def fill(file: BinaryIO) -> None:
@@ -155,8 +153,8 @@ class Checkpoints:
             run: Which.
             like: The stack it is to enter.
         """
-        files = [file for file in self._files() if run.key in file.steps]
-        for file in sorted(files, key=lambda file: file.steps[run.key], reverse=True):
+        files = [file for file in self._files() if run.key in file.runs]
+        for file in sorted(files, key=lambda file: file.steps(run.key), reverse=True):
             try:
                 saved = self._read(file, run.key)
             except (OSError, SafetensorError, ValueError, KeyError) as error:
@@ -176,9 +174,9 @@ class Checkpoints:
         newer: Counter[RunKey] = Counter()
         files = sorted(self._files(), key=lambda file: file.written_at, reverse=True)
         for file in files:
-            if all(key in ended or newer[key] >= _KEPT for key in file.steps):
+            if all(key in ended or newer[key] >= _KEPT for key in file.runs):
                 file.path.unlink(missing_ok=True)
-            newer.update(file.steps.keys())
+            newer.update(file.runs.keys())
         for path in checkpoint_files.written_by(self._directory, self._worker)[:-_MOST]:
             path.unlink(missing_ok=True)
 
@@ -204,24 +202,18 @@ class Checkpoints:
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
                 index = json.loads((file.metadata() or {})[_INDEX])
-            entries = index["runs"]
-            keys = [(entry["trial"], entry["seed"]) for entry in entries]
-            mine = {"format": _FORMAT, "version": project_version()}
-            mine["precision"] = self._precision
-            theirs = {name: index[name] for name in mine}
+            runs = {
+                (entry["trial"], entry["seed"]): (place, entry)
+                for place, entry in enumerate(index["runs"])
+            }
+            theirs = {name: index[name] for name in self._origin}
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             _log.warning("checkpoint %s is damaged and not used: %s", path, error)
             return None
-        if theirs != mine:
-            _log.warning("checkpoint %s is of %s, not of %s: not used", path, theirs, mine)
+        if theirs != self._origin:
+            _log.warning("checkpoint %s is of %s, not of %s: not used", path, theirs, self._origin)
             return None
-        return _File(
-            path,
-            written_at,
-            {key: entry["steps_done"] for key, entry in zip(keys, entries, strict=True)},
-            {key: place for place, key in enumerate(keys)},
-            entries,
-        )
+        return _File(path, written_at, runs)
 
     def _read(self, file: _File, key: RunKey) -> SavedRun:
         """One run of a file, checked.
@@ -229,8 +221,8 @@ class Checkpoints:
         Raises:
             ValueError: Its bytes do not give its checksum.
         """
-        place = file.place[key]
-        entry, own = file.entries[place], f"runs/{place}/"
+        place, entry = file.runs[key]
+        own = f"runs/{place}/"
         with safe_open(file.path, framework="pt", device="cpu") as opened:
             names = list(opened.keys())
             rows = {
@@ -253,15 +245,14 @@ class Checkpoints:
 
 
 def _checksum(tensors: dict[str, Tensor], place: int) -> int:
-    """CRC-32 over a run's rows and series, in the order of their names."""
-    total = 0
-    own = f"runs/{place}/"
-    for name in sorted(tensors):
+    """CRC-32 over a run's rows, then its series, each in the order of their names."""
+    total, names = 0, sorted(tensors)
+    for name in names:
         if name.startswith("stack/"):
-            # Names of a run's own series follow by what they are, not by where they stand.
             total = zlib.crc32(_bytes(tensors[name][place]), total)
-    for name in sorted(name for name in tensors if name.startswith(own)):
-        total = zlib.crc32(_bytes(tensors[name]), total)
+    for name in names:
+        if name.startswith(f"runs/{place}/"):
+            total = zlib.crc32(_bytes(tensors[name]), total)
     return total
 
 

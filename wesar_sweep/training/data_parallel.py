@@ -71,11 +71,6 @@ class Ranks:
             ) from error
         return cls(rank, size, device)
 
-    @property
-    def captures(self) -> bool:
-        """Whether a step with its sum over ranks can be captured as a CUDA graph."""
-        return self.device.type == "cuda"
-
     def share(self, sequences: int) -> tuple[int, int]:
         """First sequence of this rank's share of a batch, and how many they are.
 

@@ -170,7 +170,7 @@ class Stack:
                 train_S=train_S,
                 precision=precision,
                 deterministic=deterministic,
-                capture=(ranks.captures if ranks else on_gpu) if capture is None else capture,
+                capture=on_gpu if capture is None else capture,
                 micro_batches=micro_batches,
             )
         self._rotation = (
