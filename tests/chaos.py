@@ -14,7 +14,6 @@ import argparse
 import collections
 import contextlib
 import json
-import math
 import os
 import random
 import resource
@@ -27,17 +26,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import psutil
 
 from tests import postgres_server
+from tests.test_end_to_end import assert_same_runs, command
 from wesar_sweep.config import load_study
 from wesar_sweep.config.storage_url import STORAGE_VARIABLE
 from wesar_sweep.launchers.inline import environment
-from wesar_sweep.store.curves import read_curve
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import is_held
-from wesar_sweep.store.outcomes import read_outcomes
 from wesar_sweep.studies import storage
 
 STUDY = """
@@ -54,7 +51,6 @@ probes: {{every: 25}}
 divergence: {{window: 4, patience: 8}}
 """
 
-COMMAND = [sys.executable, "-m", "wesar_sweep"]
 NO_DISK_BYTES = 200
 """Longest file that a worker with a full disk may write."""
 
@@ -104,7 +100,7 @@ class Disturber:
             words += ["--out", str(self.directory.root)]
         log = (self.directory.root.parent / "drivers.log").open("ab")
         self._driver = subprocess.Popen(
-            [*COMMAND, *words], stdout=log, stderr=log, env={**os.environ, **self.environment}
+            command(*words), stdout=log, stderr=log, env={**os.environ, **self.environment}
         )
         log.close()
 
@@ -114,7 +110,7 @@ class Disturber:
         while self._driver.poll() is None:
             assert time.monotonic() < end, f"the driver hangs: {self.faults}"
             self._thaw()
-            if self.faults.total() < faults and self._training():
+            if self.faults.total() < faults and self._workers():
                 self._strike()
             time.sleep(self.draw.uniform(0.05, 0.6))
         self._thaw(all_of_them=True)
@@ -130,9 +126,6 @@ class Disturber:
                     if psutil.pid_exists(pid):
                         found.append(pid)
         return found
-
-    def _training(self) -> bool:
-        return bool(self._workers())
 
     def _strike(self) -> None:
         """One fault, of any kind."""
@@ -239,18 +232,7 @@ def assert_undisturbed(
                 if row["status"] != "failed":
                     lines.append((row["trial"], row["seed"]))
     assert len(lines) == len(set(lines)) == runs, collections.Counter(lines).most_common(3)
-    pairs = [{(o.trial, o.seed): o for o in read_outcomes(d)} for d in (undisturbed, directory)]
-    assert pairs[0].keys() == pairs[1].keys()
-    for key, want in pairs[0].items():
-        got = pairs[1][key]
-        for name in ("hyperparameters", "status", "diverged_at", "reason", "spikes", "steps"):
-            assert getattr(got, name) == getattr(want, name), (key, name)
-        for name in ("init_loss", "val_loss", "best_loss"):
-            x, y = getattr(got, name), getattr(want, name)
-            assert x == y or (x is not None and math.isnan(x) and math.isnan(y)), (key, name)
-        c, d = read_curve(directory, *key), read_curve(undisturbed, *key)
-        for name in ("loss", "grad_norm", "eval_step", "eval_loss", "probe_step"):
-            np.testing.assert_array_equal(getattr(c, name), getattr(d, name), err_msg=str(key))
+    assert_same_runs(undisturbed, directory, runs=runs)
     assert not [p for p in directory.workers_folder.glob("*.lock") if is_held(p)]
     assert not directory.checkpoints_folder.exists()
 
@@ -269,7 +251,7 @@ def undisturbed_of(study: Path, folder: Path) -> StudyDirectory:
     sweep.write_text("launcher: inline\n")
     out = folder / "undisturbed"
     subprocess.run(
-        [*COMMAND, "run", str(study), "--on", str(sweep), "--slots", "8", "--out", str(out)],
+        command("run", study, "--on", sweep, "--slots", 8, "--out", out),
         check=True,
         capture_output=True,
     )

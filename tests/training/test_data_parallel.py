@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.test_end_to_end import command
 from wesar_sweep.store.curves import read_curve
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.outcomes import read_outcomes
@@ -125,10 +126,6 @@ def test_two_ranks_train_as_one(tmp_path, options):
 def test_ranks_that_differ_are_noticed(tmp_path):
     said, endings = ranks(tmp_path, 2, "--spoil")
     assert "the ranks' parameters differ" in said and endings[1] == 3
-
-
-def command(*words):
-    return [sys.executable, "-m", "wesar_sweep", *map(str, words)]
 
 
 @pytest.fixture
