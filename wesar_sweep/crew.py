@@ -247,6 +247,7 @@ def worker_task(
             "follow_driver": sweep.launcher != "slurm",
             "checkpoint_min": sweep.checkpoint_min,
             "ranks": sweep.ranks_per_worker,
+            "ranks_are_tasks": sweep.launcher == "slurm",
         },
         environment=placement.environment,
         timeout_min=sweep.timeout_min,

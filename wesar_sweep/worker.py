@@ -59,6 +59,7 @@ def main(
     follow_driver: bool = False,
     checkpoint_min: float | None = None,
     ranks: int = 1,
+    ranks_are_tasks: bool = False,
 ) -> None:
     """Train runs of a study until there is nothing left to take, or until asked to stop.
 
@@ -74,13 +75,21 @@ def main(
         workers: Workers that share this machine's memory.
         follow_driver: Stop when no process holds the study's driver lock any more.
         checkpoint_min: Minutes between two checkpoints; None makes none.
-        ranks: Processes of this machine, each with a device, that train each run together.
+        ranks: Processes, each with a device, that train each run together.
+        ranks_are_tasks: They are the tasks of this job, all of which call this function, their
+            places in torch's variables RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; else this
+            process starts the others on its own machine.
 
     Raises:
         StoreError: The results directory cannot be used, or the corpus is not the study's.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     study_directory = StudyDirectory(Path(directory))
+    if ranks > 1 and ranks_are_tasks and os.environ["RANK"] != "0":
+        from wesar_sweep.ranks import follow_in_job
+
+        follow_in_job(study_directory, size=ranks, device=torch_device(device))
+        return
     study = load_study(study_directory.study_file)
     # A name of its own for each life of a requeued job: the one before may not know yet that its
     # node counts as dead, and what it holds must not look like this one's.
@@ -99,6 +108,7 @@ def main(
                 workers=workers,
                 checkpoint_min=checkpoint_min,
                 ranks=ranks,
+                ranks_are_tasks=ranks_are_tasks,
             )
         except BaseException as error:
             watch.say("failed", message=f"{type(error).__name__}: {error}")
@@ -117,9 +127,10 @@ def _train(
     workers: int,
     checkpoint_min: float | None,
     ranks: int,
+    ranks_are_tasks: bool,
 ) -> None:
     watch.say("starting")
-    from wesar_sweep.ranks import other_ranks
+    from wesar_sweep.ranks import lead
     from wesar_sweep.studies.queue import CellQueue
     from wesar_sweep.training.checkpoints import Checkpoints
     from wesar_sweep.training.corpus import load_corpus
@@ -133,7 +144,7 @@ def _train(
 
         compiling.prepare()
     with (
-        other_ranks(directory, size=ranks, device=where) as together,
+        lead(directory, size=ranks, device=where, in_job=ranks_are_tasks) as together,
         CellQueue(
             study, directory, watch.worker, most_cells=watch.most_cells, stop_asked=watch.on_wait
         ) as queue,

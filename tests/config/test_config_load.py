@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -278,6 +279,25 @@ def test_each_rank_of_a_job_has_a_gpu(in_tmp_path: Path) -> None:
         load_sweep("sweep.yaml")
     assert load_sweep("sweep.yaml", overrides=["device=cpu"]).ranks_per_worker == 4
     assert load_sweep("sweep.yaml", overrides=["gpus_per_worker=4"]).gpus_per_worker == 4
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"ranks_per_worker": 3, "nodes": 2}, "ranks_per_worker 3 cannot be spread evenly over"),
+        ({"ranks_per_worker": 2, "nodes": 2, "gpus_per_worker": 3}, "gpus_per_worker 3 cannot"),
+        ({"ranks_per_worker": 4, "cpus_per_worker": 6}, "cpus_per_worker 6 cannot be spread"),
+        ({"slurm_additional_parameters": {"nodes": 2}}, "use nodes"),
+        ({"launcher": "local", "nodes": 2}, "nodes belongs to launcher slurm"),
+    ],
+)
+def test_what_a_job_asks_for_is_spread_over_its_nodes_and_tasks(keys, said) -> None:
+    Path("sweep.yaml").write_text(json.dumps({"launcher": "slurm", **keys}))
+    with pytest.raises(ConfigError, match=said):
+        load_sweep("sweep.yaml")
+    whole = {"launcher": "slurm", "ranks_per_worker": 16, "nodes": 2, "gpus_per_worker": 16}
+    Path("sweep.yaml").write_text(json.dumps({**whole, "cpus_per_worker": 64}))
+    assert load_sweep("sweep.yaml").nodes == 2
 
 
 def test_dump_spells_out_defaults_and_leaves_out_what_is_searched(

@@ -65,6 +65,22 @@ def test_arrays_are_split_where_the_cluster_allows_no_longer_one(
     assert left == {".sh"}, "pickles of finished jobs were left"
 
 
+def test_a_job_of_several_tasks_over_two_nodes(launcher: Make, tmp_path: Path) -> None:
+    """Each task finds torch's variables for its place, and what it has written is told apart."""
+    one = launcher(ranks_per_worker=4, nodes=2, cpus_per_worker=4)
+    job = one.submit(task(tmp_path, "take_place"), index=0)
+    assert job.wait(timeout_s=60) == "finished", job.failure()
+    places = [facts(tmp_path / f"w0.facts{rank}") for rank in range(4)]
+    address, port = places[0][3:5]
+    assert 20_000 <= int(port) < 32_000
+    assert places == [
+        [str(rank), str(rank % 2), "4", address, port, f"n{1 + rank // 2}"] for rank in range(4)
+    ]
+    assert {path.suffix for path in (tmp_path / "jobs").iterdir()} == {".sh"}
+    logs = [tmp_path / name for name in ("w0.log", "w0.rank1.log", "w0.rank2.log", "w0.rank3.log")]
+    assert [path.read_text().count("here I am\n") for path in logs] == [1] * 4
+
+
 def test_at_most_so_many_at_once(launcher: Make, slurm: Cluster, tmp_path: Path) -> None:
     tasks = [task(tmp_path, "listen", name=f"w{index}") for index in range(5)]
     jobs = launcher(array_parallelism=2).submit_all(tasks)

@@ -1,4 +1,7 @@
-"""Ranks: two processes that train a run together give what one gives, and die together."""
+"""Ranks: two processes that train a run together give what one gives, and die together.
+
+On one machine, and as two tasks of a Slurm job on two nodes.
+"""
 
 import json
 import os
@@ -11,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from slurm_cluster import wait_for
 
 from tests.test_end_to_end import command
+from wesar_sweep.store.beat import read_beats
 from wesar_sweep.store.curves import read_curve
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.outcomes import read_outcomes
@@ -31,17 +36,24 @@ probes: {every: 5}
 """
 
 ONE = "launcher: inline\nslots: 1\n"
+LONG = 300
+"""Steps: long enough to be disturbed."""
 TWO = "workers: 1\nranks_per_worker: 2\ncheckpoint_min: 0.002\n"
+ON_TWO_NODES = TWO + "launcher: slurm\ndevice: cpu\nnodes: 2\ngpus_per_worker: 2\ntimeout_min: 5\n"
 
 RANK = """
-import json, os, sys
+import json, os, sys, time
+from datetime import timedelta
 import torch
 torch.set_num_threads(1)
 from wesar_sweep.config.run import make_run
 from wesar_sweep.config.study import Study
+from wesar_sweep.training import data_parallel
 from wesar_sweep.training.data_parallel import LeaderStack, Ranks, RanksDiffer, follow
 from wesar_sweep.training.stack import StackTraits
 
+if "--linger" in sys.argv:
+    data_parallel._PATIENCE = timedelta(seconds=1)
 rank, size, address, options = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 study = Study(
     name="test", space={"lr": {"choices": [1e-3]}}, probes={"every": 2},
@@ -55,6 +67,8 @@ steps, end = (1, 2) if few else (3, 9)
 runs = [make_run(study, n, n, {"lr": 1e-3, "method": name}) for n, name in enumerate(methods)]
 text = torch.arange(4000).mul(7919).remainder(251).to(torch.uint8)
 ranks = Ranks.join(rank=rank, size=size, address=address, device=torch.device("cpu"))
+if "--linger" in sys.argv and not rank:
+    time.sleep(2)
 if rank:
     try:
         follow(ranks, text)
@@ -80,8 +94,8 @@ if "--spoil" in sys.argv:
     try:
         stack.state([0])
     except RanksDiffer as error:
-        print(error)
-    sys.exit(0)
+        print(error, flush=True)
+    os._exit(0)
 ranks.tell("stop")
 print(json.dumps({
     "loss": [x.tolist() for x, _, _ in found], "norm": [x.tolist() for _, x, _ in found],
@@ -128,6 +142,12 @@ def test_ranks_that_differ_are_noticed(tmp_path):
     assert "the ranks' parameters differ" in said and endings[1] == 3
 
 
+def test_rank_0_may_let_the_others_wait(tmp_path):
+    """For longer than they wait for gradients: it evaluates, or finds nothing to train."""
+    said, endings = ranks(tmp_path, 2, "--linger")
+    assert json.loads(said)["end"] and endings == [0, 0]
+
+
 @pytest.fixture
 def files(tmp_path):
     """A study of so many steps, and sweeps of one rank and of two."""
@@ -137,9 +157,22 @@ def files(tmp_path):
         (tmp_path / "study.yaml").write_text(text)
         (tmp_path / "one.yaml").write_text(ONE)
         (tmp_path / "two.yaml").write_text(TWO)
+        (tmp_path / "nodes.yaml").write_text(ON_TWO_NODES)
         return tmp_path / "study.yaml"
 
     return make
+
+
+def trained(study, sweep):
+    """The results of a sweep, beside it."""
+    done = subprocess.run(
+        command("run", study, "--on", sweep, "--out", sweep.with_suffix("")),
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    return StudyDirectory(sweep.with_suffix(""))
 
 
 def assert_close(tmp_path, *, runs=8):
@@ -158,13 +191,7 @@ def assert_close(tmp_path, *, runs=8):
 def test_a_study_on_two_ranks(files, tmp_path):
     study = files(40)
     for name in ("one", "two"):
-        done = subprocess.run(
-            command("run", study, "--on", tmp_path / f"{name}.yaml", "--out", tmp_path / name),
-            capture_output=True,
-            text=True,
-            timeout=180,
-        )
-        assert done.returncode == 0, done.stderr
+        trained(study, tmp_path / f"{name}.yaml")
     assert_close(tmp_path)
 
 
@@ -185,11 +212,8 @@ def children(pid):
 def test_a_rank_that_is_killed_takes_the_others_along_and_the_study_goes_on(
     files, tmp_path, victim
 ):
-    study = files(300, "[he]")
-    subprocess.run(
-        command("run", study, "--on", tmp_path / "one.yaml", "--out", tmp_path / "one"), check=True,
-        capture_output=True,
-    )  # fmt: skip
+    study = files(LONG, "[he]")
+    trained(study, tmp_path / "one.yaml")
     directory = StudyDirectory(tmp_path / "two")
     driver = subprocess.Popen(
         command("run", study, "--on", tmp_path / "two.yaml", "--out", directory.root),
@@ -208,6 +232,51 @@ def test_a_rank_that_is_killed_takes_the_others_along_and_the_study_goes_on(
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
     assert "goes on after" in "".join(p.read_text() for p in directory.workers_folder.glob("*.log"))
+    assert_close(tmp_path, runs=2)
+
+
+def tasks():
+    """Rank -> process of the tasks of the one job that runs, by what Slurm has set for them."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = process.joinpath("cmdline").read_text().split("\0")
+            places = process.joinpath("environ").read_text().split("\0")
+        except OSError:
+            continue
+        if "submitit.core._submit" in words and "srun" not in words[0]:
+            ranks = [place for place in places if place.startswith("SLURM_PROCID=")]
+            found |= {int(rank.partition("=")[2]): int(process.name) for rank in ranks}
+    return found
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_ranks_on_two_nodes_of_a_cluster(files, tmp_path, slurm):
+    """One job, a task on each node: requeued, then a rank dies, then the other; and it goes on."""
+    study = files(LONG, "[he]")
+    trained(study, tmp_path / "one.yaml")
+    directory = StudyDirectory(tmp_path / "two")
+    driver = subprocess.Popen(
+        command("run", study, "--on", tmp_path / "nodes.yaml", "--out", directory.root),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for life, victim in (("w0", None), ("w0.1", 1), ("w1", 0)):
+        saved = directory.checkpoints_folder / life
+        wait_for(lambda saved=saved: driver.poll() is not None or any(saved.glob("0*")))
+        (job,) = slurm.jobs("RUNNING")
+        assert "NumNodes=2" in slurm.client("scontrol", "show", "job", job)
+        places = tasks()
+        assert places.keys() == {0, 1}
+        if victim is None:
+            slurm.client("scancel", "--signal=USR2", job)
+        else:
+            os.kill(places[victim], signal.SIGKILL)
+    _, errors = driver.communicate(timeout=180)
+    assert driver.returncode == 0, errors
+    assert {beat.worker for beat in read_beats(directory)} == {"w0", "w0.1", "w1", "w2"}
+    logs = {path.name: path.read_text() for path in directory.workers_folder.glob("*.log")}
+    assert "".join(logs.values()).count("goes on after") == 3 and "w0.rank1.log" in logs
     assert_close(tmp_path, runs=2)
 
 

@@ -14,6 +14,7 @@ SLURM_KEYS = (
     "account",
     "qos",
     "constraint",
+    "nodes",
     "gpus_per_worker",
     "cpus_per_worker",
     "memory_gb_per_worker",
@@ -40,9 +41,9 @@ _OURS = {
     "open-mode": None,
     "requeue": None,
     "no-requeue": None,
-    "nodes": None,
-    "ntasks": None,
-    "ntasks-per-node": None,
+    "nodes": "nodes",
+    "ntasks": "ranks_per_worker",
+    "ntasks-per-node": "ranks_per_worker",
 }
 """Option of sbatch -> the key that sets it; None where a worker depends on the launcher's."""
 
@@ -92,6 +93,20 @@ def _ranks(sweep: Sweep) -> Iterator[Finding]:
             allowed=f"a whole number, at least {ranks}",
             involves=(("ranks_per_worker",), ("device",)),
         )
+    # Each node, and each task, gets the same.
+    for key, parts_key in (
+        ("ranks_per_worker", "nodes"),
+        ("gpus_per_worker", "nodes"),
+        ("cpus_per_worker", "ranks_per_worker"),
+    ):
+        whole, parts = getattr(sweep, key), getattr(sweep, parts_key)
+        if whole and whole % parts:
+            yield Finding(
+                (key,),
+                f"{key} {whole} cannot be spread evenly over {parts_key} {parts}",
+                allowed=f"a multiple of {parts}",
+                involves=((parts_key,),),
+            )
 
 
 def _options(sweep: Sweep) -> Iterator[Finding]:

@@ -62,7 +62,8 @@ class Sweep(Frozen):
     ranks_per_worker: Count = Field(
         default=1,
         description="Processes, each with a device of its own, that train each run together, data "
-        "parallel: for runs too large for one device. training.batch must be a multiple of it.",
+        "parallel: for runs too large for one device. training.batch must be a multiple of it. "
+        "slurm: the tasks of a worker's job.",
     )
     worker_restarts: Annotated[int, Field(ge=0)] | None = Field(
         default=None,
@@ -79,11 +80,16 @@ class Sweep(Frozen):
     constraint: Text | None = Field(
         default=None, description="slurm: features a node must have, such as h100."
     )
+    nodes: Count = Field(
+        default=1,
+        description="slurm: nodes of a worker's job; its ranks, GPUs and memory are spread over "
+        "them evenly.",
+    )
     gpus_per_worker: Annotated[int, Field(ge=0)] | None = Field(
         default=None, description="slurm: GPUs of a worker's job, as --gres=gpu:N; default: none."
     )
     cpus_per_worker: Count | None = Field(
-        default=None, description="slurm: cores of a worker's job; default: 1."
+        default=None, description="slurm: cores of a worker's job; default: one a rank."
     )
     memory_gb_per_worker: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="slurm: memory of a worker's job; default: the cluster's."

@@ -148,5 +148,7 @@ def _on_cluster(index: int, *, sweep: Sweep) -> WorkerPlacement:
         name=f"w{index}",
         device="cpu" if on_cpu else sweep.device,
         gpu=None,
-        environment=_threads(1 if on_cpu else sweep.cpus_per_worker or 1),
+        environment=_threads(
+            1 if on_cpu else (sweep.cpus_per_worker or 1) // sweep.ranks_per_worker or 1
+        ),
     )

@@ -20,6 +20,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ _LEAD_S = 120
 """Seconds before the time limit at which a worker is told; Slurm may tell it a minute earlier."""
 _SUBMIT_TIMEOUT_S = 120
 _WAIT_POLL_S = 0.2
+_PORTS = range(20_000, 32_000)
+"""Where rank 0 of a job listens, by the job's number; below what the kernel gives out by itself."""
 _GAVE_WAY = "gave way"
 """What a worker answers that was told to give way and could not requeue its job itself."""
 
@@ -193,9 +196,9 @@ class SlurmWorkerJob:
 
     def _tidy(self) -> None:
         """Remove what a job that ended well has no more use for; the script stays."""
-        paths = self._job.paths
-        for leftover in (paths.result_pickle, paths.submitted_pickle, paths.stdout, paths.stderr):
-            leftover.unlink(missing_ok=True)
+        for leftover in self._job.paths.folder.glob(f"{self.id}_*"):
+            if leftover.suffix != ".sh":
+                leftover.unlink(missing_ok=True)
 
 
 class SlurmLauncher:
@@ -320,7 +323,10 @@ class SlurmLauncher:
 
     def _executor(self, task: WorkerTask, *, at_once: int) -> _Executor:
         sweep = self._sweep
+        nodes, ranks = sweep.nodes, sweep.ranks_per_worker
         timeout_min = max(1, math.ceil(task.timeout_min))
+        # As the sweep's check made sure, each divides.
+        cores = sweep.cpus_per_worker and sweep.cpus_per_worker // ranks
         executor = _Executor(self._folder, python=sweep.python)
         wanted = {
             "job_name": self._job_name,
@@ -330,21 +336,26 @@ class SlurmLauncher:
             "account": sweep.account,
             "qos": sweep.qos,
             "constraint": sweep.constraint,
-            "cpus_per_task": sweep.cpus_per_worker,
-            "gres": f"gpu:{sweep.gpus_per_worker}" if sweep.gpus_per_worker else None,
+            "nodes": nodes,
+            "ntasks_per_node": ranks // nodes,
+            "cpus_per_task": cores,
+            # Slurm counts both by the node.
+            "gres": f"gpu:{sweep.gpus_per_worker // nodes}" if sweep.gpus_per_worker else None,
             "mem": None
             if sweep.memory_gb_per_worker is None
-            else f"{math.ceil(sweep.memory_gb_per_worker * 1000)}M",
+            else f"{math.ceil(sweep.memory_gb_per_worker * 1000 / nodes)}M",
             "array_parallelism": at_once,
             # The task's variables last: they keep a worker to its threads.
             "setup": [
                 *sweep.setup,
                 *(f"export {k}={shlex.quote(v)}" for k, v in task.environment.items()),
             ],
-            # srun no longer takes them from sbatch by itself (Slurm 22.05).
-            "srun_args": [f"--cpus-per-task={sweep.cpus_per_worker}"]
-            if sweep.cpus_per_worker
-            else None,
+            "srun_args": [
+                # A rank that died takes the others along, which may wait for it in vain.
+                "--kill-on-bad-exit=1",
+                # srun no longer takes them from sbatch by itself (Slurm 22.05).
+                *([f"--cpus-per-task={cores}"] if cores else []),
+            ],
         }
         further = {
             name.lstrip("-").replace("_", "-"): value
@@ -357,6 +368,23 @@ class SlurmLauncher:
             additional_parameters={**further, "requeue": True},
         )
         return executor
+
+
+def _take_place() -> int:
+    """Set torch's variables for a task of the job among all of its tasks; returns its rank.
+
+    They are those that torchrun sets: RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+    """
+    rank = os.environ["SLURM_PROCID"]
+    os.environ |= {
+        "RANK": rank,
+        "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+        "WORLD_SIZE": os.environ["SLURM_NTASKS"],
+        # Of the node with the job's script, which has the first task, too; nobody need resolve it.
+        "MASTER_ADDR": os.environ["SLURM_LAUNCH_NODE_IPADDR"],
+        "MASTER_PORT": str(_PORTS[int(os.environ["SLURM_JOB_ID"]) % len(_PORTS)]),
+    }
+    return int(rank)
 
 
 def signal_lead_s(sweep: Sweep, *, timeout_min: int) -> int:
@@ -432,10 +460,15 @@ def _work(task: WorkerTask) -> str | None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     os.environ[LIFE_VARIABLE] = os.environ.get("SLURM_RESTART_COUNT", "0")
+    rank = _take_place()
+    if rank:
+        task = replace(task, log=task.log.with_suffix(f".rank{rank}.log"))
     mend_process(task)
     signal.signal(signal.SIGUSR2, give_way)
     call(task)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    if rank:
+        return None
     # Not SLURM_JOB_ID: of one task of an array that is the number of the whole array.
     array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ["SLURM_JOB_ID"]
     job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job

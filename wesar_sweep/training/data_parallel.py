@@ -26,7 +26,10 @@ from wesar_sweep.errors import LaunchError
 from wesar_sweep.training.stack import Block, Stack
 
 _PATIENCE = timedelta(minutes=10)
-"""A rank that waits longer for another takes it for dead: an evaluation of rank 0 is shorter."""
+"""A rank that waits longer for the others' gradients takes them for dead."""
+_WHILE_IT_LIVES = timedelta(days=365)
+"""How long ranks wait for rank 0's next word: it may evaluate, or wait for other workers' runs.
+That it is gone they notice by their connection to it."""
 
 
 class RanksDiffer(RuntimeError):
@@ -40,6 +43,8 @@ class Ranks:
     rank: int
     size: int
     device: torch.device
+    told: dist.ProcessGroup
+    """What rank 0 tells goes by this group."""
 
     @classmethod
     def join(cls, *, rank: int, size: int, address: str, device: torch.device) -> Ranks:
@@ -56,7 +61,7 @@ class Ranks:
         """
         on_gpu = device.type == "cuda"
         if on_gpu:
-            torch.cuda.set_device(device)
+            torch.cuda.set_device(device.index or 0)
         try:
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
@@ -65,11 +70,12 @@ class Ranks:
                 world_size=size,
                 timeout=_PATIENCE,
             )
+            told = dist.new_group(backend="gloo", timeout=_WHILE_IT_LIVES)
         except (RuntimeError, ValueError) as error:
             raise LaunchError(
                 f"rank {rank} of {size} did not meet the others at {address}: {error}"
             ) from error
-        return cls(rank, size, device)
+        return cls(rank, size, device, told)
 
     def share(self, sequences: int) -> tuple[int, int]:
         """First sequence of this rank's share of a batch, and how many they are.
@@ -98,12 +104,13 @@ class Ranks:
 
     def tell(self, word: str, *arguments: Any) -> None:
         """Rank 0's next word to the others."""
-        dist.broadcast_object_list([(word, arguments)], src=0, device=torch.device("cpu"))
+        said = [(word, arguments)]
+        dist.broadcast_object_list(said, src=0, group=self.told, device=torch.device("cpu"))
 
     def hear(self) -> tuple[str, tuple[Any, ...]]:
         """What rank 0 says next; waits for it."""
         heard: list[Any] = [None]
-        dist.broadcast_object_list(heard, src=0, device=torch.device("cpu"))
+        dist.broadcast_object_list(heard, src=0, group=self.told, device=torch.device("cpu"))
         word, arguments = heard[0]
         return word, arguments
 
