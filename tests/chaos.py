@@ -323,7 +323,7 @@ def disturbed(
 def left_running(directory: StudyDirectory) -> list[int]:
     """Numbers of trials that the database calls running or waiting."""
     study = load_study(directory.study_file)
-    opened = storage.load_study(study, directory)
+    opened = storage.open_study(study, directory)
     try:
         return [
             trial.number

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
 
 from wesar_sweep.config.run import Run
 from wesar_sweep.config.space import Choices, Range
@@ -22,6 +25,7 @@ from wesar_sweep.config.study import Study
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.rows import Curve, Outcome
 from wesar_sweep.studies.queue import CellQueue
+from wesar_sweep.studies.storage import storage_of
 
 LR = Range(low=1e-4, high=1e-1, log=True)
 LR_GRID = Range(low=1e-4, high=1e-1, log=True, points=3)
@@ -31,6 +35,18 @@ def make_study(**changes: Any) -> Study:
     """A study of three lr, two seeds a cell, with whatever is to be different."""
     fields: dict[str, Any] = {"name": "s", "space": {"lr": LR_GRID}, "replicates": 2, **changes}
     return Study(**fields)
+
+
+def trials_of(study: Study, directory: StudyDirectory) -> list[FrozenTrial]:
+    """What stands in the database, as Optuna alone reads it: no lock is taken."""
+    place = storage_of(study, directory)
+    file = f"sqlite:///{directory.database_file}"
+    storage = RDBStorage(file if place.url is None else place.url.for_sqlalchemy)
+    try:
+        return optuna.load_study(study_name=place.study, storage=storage).get_trials()
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def sixty_cells() -> Study:

@@ -8,13 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-from fabricated_runs import drain, rows, sixty_cells
+from fabricated_runs import drain, rows, sixty_cells, trials_of
 from optuna.trial import TrialState
 
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.studies.progress import summary
 from wesar_sweep.studies.queue import CellQueue
-from wesar_sweep.studies.storage import close_study, load_study
 
 SCRIPT = Path(__file__).with_name("fabricated_runs.py")
 
@@ -46,9 +45,7 @@ def test_four_workers_one_killed(tmp_path: Path, each_database: str) -> None:
     found = rows(directory)
     assert sorted(found) == [(trial, seed) for trial in range(60) for seed in range(2)]
     assert all(directory.outcomes_file(worker).exists() for worker in (*workers, "victim"))
-    opened = load_study(study, directory)
-    trials = opened.get_trials()
-    close_study(opened)
+    trials = trials_of(study, directory)
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 60
     assert [trial.user_attrs["cell"] for trial in trials] == list(range(60))
     assert summary(directory, study).complete

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from fabricated_runs import make_study
+from fabricated_runs import make_study, sixty_cells
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event, text
@@ -15,7 +15,7 @@ from sqlalchemy import event, text
 from wesar_sweep.errors import StoreError
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.studies.database import SqliteDatabase
-from wesar_sweep.studies.storage import database_of, exclusive, open_study
+from wesar_sweep.studies.storage import close_study, database_of, exclusive, open_study
 
 
 @pytest.fixture
@@ -97,9 +97,11 @@ def test_a_transaction_is_one_commit_and_reads_no_trial_back(file: Path) -> None
             trial.report(1.0, 1)
             trial.should_prune()
     assert len(commits) == 1
-    assert sum(statement.startswith("INSERT") for statement in statements) == 18
-    # Other than the rows: once, whether there is something new.
-    assert [s for s in statements if not s.startswith("INSERT")] == ["PRAGMA data_version"]
+    assert sum(statement.startswith("INSERT") for statement in statements) == 18 + 2
+    # Other than the rows: once, whether there is something new, and once which number this has.
+    assert [s.split()[:4] for s in statements if not s.startswith("INSERT")] == [
+        ["SELECT", "number", "FROM", "wesar_sweep_turns"]
+    ] * 2
 
 
 def test_others_see_all_of_a_transaction_or_nothing(file: Path) -> None:
@@ -112,7 +114,7 @@ def test_others_see_all_of_a_transaction_or_nothing(file: Path) -> None:
 
 @pytest.mark.parametrize("looks", [True, False])
 def test_what_others_change_is_seen(file: Path, looks: bool) -> None:
-    """The control: who does not look at SQLite's number of changes sees the old state for ever."""
+    """The control: who does not read what others changed sees the old state for ever."""
     study, other = opened_at(file), opened_at(file)
     trial = study.ask()
     assert [t.user_attrs for t in other.trials] == [{}]
@@ -126,6 +128,50 @@ def test_what_others_change_is_seen(file: Path, looks: bool) -> None:
     if looks:
         study.tell(trial, 1.0)
         assert other.trials[0].value == 1.0
+
+
+def test_only_what_others_changed_is_read(tmp_path: Path, each_database: str) -> None:
+    """Of twenty that wait, the one that another took; and its state is known without reading it."""
+    directory = StudyDirectory(tmp_path / "s")
+    study = make_study(space={"lr": sixty_cells().space["lr"]})
+    first, second = open_study(study, directory), open_study(study, directory)
+    assert len(first.trials) == len(second.trials) == 20
+    read: list[list[int]] = []
+    database = database_of(first)
+    get = database._backend._get_trials
+
+    def noted(study_id: int, **named: object) -> list[FrozenTrial]:
+        found = get(study_id, **named)  # type: ignore[arg-type]
+        read.append([trial.number for trial in found])
+        return found
+
+    database._backend._get_trials = noted  # type: ignore[method-assign]
+    with exclusive(directory, first):
+        mine = first.ask()
+    first.get_trials()
+    assert read == [], "what this process wrote"
+    with exclusive(directory, second):
+        theirs = second.ask()
+    waiting = first.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    assert read == [[theirs.number]]
+    with exclusive(directory, second):
+        third = second.ask()
+    states = [database.state_of(trial, study_id=first._study_id) for trial in waiting]
+    taken = [n.number for n, s in zip(waiting, states, strict=True) if s == TrialState.RUNNING]
+    assert taken == [third.number]
+    assert database.get_trial(mine._trial_id).state == TrialState.RUNNING
+    assert len(read) == 1, "nothing of a changed trial was asked for"
+    assert database.get_trial(third._trial_id).state == TrialState.RUNNING
+    assert read[1:] == [[third.number]]
+    with exclusive(directory, second):
+        second.tell(theirs, 1.0)
+    with exclusive(directory, first):
+        first.tell(mine, 2.0)
+    values = [trial.values for trial in first.get_trials()]
+    assert values.count([1.0]) == values.count([2.0]) == 1
+    assert values == [trial.values for trial in second.get_trials()]
+    close_study(first)
+    close_study(second)
 
 
 def test_what_was_given_out_does_not_change(file: Path) -> None:

@@ -12,9 +12,18 @@ from urllib.parse import urlsplit
 
 import postgres_server
 import pytest
-from fabricated_runs import curve_of, drain, finish, make_study, outcome_of, rows, sixty_cells
+from fabricated_runs import (
+    curve_of,
+    drain,
+    finish,
+    make_study,
+    outcome_of,
+    rows,
+    sixty_cells,
+    trials_of,
+)
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
@@ -34,7 +43,6 @@ from wesar_sweep.studies.storage import (
     database_of,
     exclusive,
     living_workers,
-    load_study,
     open_study,
     settle_storage,
 )
@@ -55,13 +63,6 @@ def with_grace(study: Study, directory: StudyDirectory, grace_s: float) -> Study
     """Begin a study in which a worker is dead after so many seconds."""
     settle_storage(study, directory, Sweep(heartbeat_grace_s=grace_s))
     return study
-
-
-def trials_of(study: Study, directory: StudyDirectory) -> list[FrozenTrial]:
-    opened = load_study(study, directory)
-    found = opened.get_trials()
-    close_study(opened)
-    return found
 
 
 @pytest.fixture
@@ -328,38 +329,6 @@ def test_a_commit_without_an_answer_is_settled(
     assert rows(directory) == [(0, 0), (1, 0)]
     states = [trial.state.name for trial in trials_of(study, directory)]
     assert states == ["COMPLETE", "COMPLETE", "WAITING"]
-
-
-def test_only_what_others_changed_is_read(directory: StudyDirectory) -> None:
-    study = make_study(space={"lr": sixty_cells().space["lr"]})
-    first, second = open_study(study, directory), open_study(study, directory)
-    assert len(first.trials) == len(second.trials) == 20
-    read: list[set[int]] = []
-    backend = database_of(first)._backend
-    get = backend._get_trials
-
-    def noted(study_id: int, **named: object) -> list[FrozenTrial]:
-        read.append(named["included_trial_ids"])  # type: ignore[arg-type]
-        return get(study_id, **named)  # type: ignore[arg-type]
-
-    backend._get_trials = noted  # type: ignore[method-assign]
-    with exclusive(directory, first):
-        mine = first.ask()
-    first.get_trials()
-    assert read == [], "what this process wrote"
-    with exclusive(directory, second):
-        theirs = second.ask()
-        theirs.set_user_attr("worker", "w1")
-    assert first.get_trials()[theirs.number].user_attrs["worker"] == "w1"
-    assert read == [{theirs._trial_id}]
-    with exclusive(directory, second):
-        second.tell(theirs, 1.0)
-    with exclusive(directory, first):
-        first.tell(mine, 2.0)
-    assert [t.state.name for t in first.get_trials()].count("COMPLETE") == 2
-    assert [t.values for t in first.get_trials()] == [t.values for t in second.get_trials()]
-    close_study(first)
-    close_study(second)
 
 
 def test_two_directories_of_one_name_are_two_studies(

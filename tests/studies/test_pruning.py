@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from fabricated_runs import curve_of, diverged, finish, make_study, outcome_of, report
+from fabricated_runs import curve_of, diverged, finish, make_study, outcome_of, report, trials_of
 from optuna.trial import TrialState
 
 from wesar_sweep.config.run import Run
@@ -16,7 +16,6 @@ from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.rows import Outcome
 from wesar_sweep.studies.progress import summary
 from wesar_sweep.studies.queue import PRUNED_AT, CellQueue
-from wesar_sweep.studies.storage import close_study, load_study
 
 LRS = Choices(choices=(1e-2, 1e-4, 1e-3))
 
@@ -37,17 +36,11 @@ def pruned(run: Run) -> Outcome:
 
 
 def intermediate(study: Study, directory: StudyDirectory) -> list[dict[int, float]]:
-    opened = load_study(study, directory)
-    found = [trial.intermediate_values for trial in opened.get_trials()]
-    close_study(opened)
-    return found
+    return [trial.intermediate_values for trial in trials_of(study, directory)]
 
 
 def states(study: Study, directory: StudyDirectory) -> list[TrialState]:
-    opened = load_study(study, directory)
-    found = [trial.state for trial in opened.get_trials()]
-    close_study(opened)
-    return found
+    return [trial.state for trial in trials_of(study, directory)]
 
 
 def test_a_value_is_the_mean_and_waits_for_the_last_replicate(directory: StudyDirectory) -> None:
@@ -86,9 +79,7 @@ def test_a_pruned_cell_stops_its_runs_and_is_told(directory: StudyDirectory) -> 
         finish(queue, outcome_of(b), curve_of())
         assert states(study, directory)[0] == TrialState.PRUNED
         assert queue.take(1)[0].trial == 1
-    opened = load_study(study, directory)
-    first = opened.get_trials()[0]
-    close_study(opened)
+    first = trials_of(study, directory)[0]
     assert (first.value, first.user_attrs["status"]) == (5.0, "pruned")
 
 
@@ -163,10 +154,8 @@ def test_a_cell_given_up_before_a_kill_is_not_taken_up_again(directory: StudyDir
     queue.release()
     with CellQueue(study, directory, "w1") as other:
         assert other.take(1)[0].trial == 1
-    opened = load_study(study, directory)
-    assert opened.get_trials()[0].user_attrs[PRUNED_AT] == 50
-    assert opened.get_trials()[0].state == TrialState.PRUNED
-    close_study(opened)
+    first = trials_of(study, directory)[0]
+    assert (first.user_attrs[PRUNED_AT], first.state) == (50, TrialState.PRUNED)
 
 
 def test_median_spares_the_worse_half(directory: StudyDirectory) -> None:

@@ -20,13 +20,13 @@ from fabricated_runs import (
     make_study,
     outcome_of,
     rows,
+    trials_of,
 )
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from wesar_sweep.config.space import Choices
-from wesar_sweep.config.study import Study
 from wesar_sweep.errors import StoreError
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import hold
@@ -35,7 +35,7 @@ from wesar_sweep.studies import claims as claims_module
 from wesar_sweep.studies import queue as queue_module
 from wesar_sweep.studies.claims import WORKER, Claims
 from wesar_sweep.studies.queue import CellQueue
-from wesar_sweep.studies.storage import close_study, database_of, load_study, open_study
+from wesar_sweep.studies.storage import close_study, database_of, open_study
 from wesar_sweep.training.queue import RunQueue
 
 
@@ -49,13 +49,6 @@ def sqlite_directory(tmp_path: Path) -> StudyDirectory:
 def directory(tmp_path: Path, each_database: str) -> StudyDirectory:
     """For what holds with every database."""
     return StudyDirectory(tmp_path / "s")
-
-
-def trials_of(study: Study, directory: StudyDirectory) -> list[FrozenTrial]:
-    opened = load_study(study, directory)
-    found = opened.get_trials()
-    close_study(opened)
-    return found
 
 
 def die(queue: CellQueue) -> None:

@@ -19,6 +19,9 @@ from wesar_sweep.store.atomic import store_error
 
 _BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 _POLL_S = 0.002
+_LONG_WAIT_S = 0.05
+_LONG_WAIT_POLL_S = 0.01
+"""Who has waited so long is one of many, whose tries would cost more than they gain."""
 _PROBE_TOLERANCE_S = 0.25
 
 
@@ -79,13 +82,14 @@ def try_hold(path: Path, *, timeout_s: float = _PROBE_TOLERANCE_S) -> HeldLock |
         StoreError: The file cannot be made, or the file system knows no locks.
     """
     descriptor = _open(path)
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
     try:
         while not _lock(descriptor, path=path, mode=fcntl.LOCK_EX):
-            if time.monotonic() >= deadline:
+            waited_s = time.monotonic() - began
+            if waited_s >= timeout_s:
                 os.close(descriptor)
                 return None
-            time.sleep(_POLL_S)
+            time.sleep(_POLL_S if waited_s < _LONG_WAIT_S else _LONG_WAIT_POLL_S)
     except BaseException:
         os.close(descriptor)
         raise

@@ -218,7 +218,8 @@ class Claims:
         """Make a waiting trial a running one; False where another worker was first."""
         database = database_of(self._opened)
         # Asked first: a refusal of the database would undo the transaction that this is part of.
-        if database.get_trial(waiting._trial_id).state != TrialState.WAITING:
+        state = database.state_of(waiting, study_id=self._opened._study_id)
+        if state != TrialState.WAITING:
             return False
         return database.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING)
 

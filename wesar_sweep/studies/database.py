@@ -3,7 +3,12 @@
 Optuna commits every single write, which on SQLite is one wait for the disk each, and reads all
 unfinished trials anew at every look at the study. With dozens of trials in hand that takes longer
 than training them. Here all writes of a `transaction` are one commit, and what this process wrote
-is not read back; what others wrote is, and the database says whether there is any.
+is not read back.
+
+What others wrote is: beside Optuna's tables, `wesar_sweep_changes` has the number of the
+transaction that last changed each trial, so a look at the study reads the trials that others
+changed and no more. Those who write without this class, such as a dashboard, are not seen until the
+next start.
 
 `StudyDatabase` holds what is alike in every database; `SqliteDatabase` is the one of a single host,
 `studies.postgres` that of several. What a study does and when is not decided here
@@ -17,24 +22,53 @@ import json
 import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 _BUSY_TIMEOUT_S = 60
+
+CHANGES_TABLES = (
+    """CREATE TABLE IF NOT EXISTS wesar_sweep_turns (
+        study text PRIMARY KEY, number bigint NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS wesar_sweep_changes (
+        study text NOT NULL, trial_id integer NOT NULL, number bigint NOT NULL,
+        PRIMARY KEY (study, trial_id))""",
+    """CREATE INDEX IF NOT EXISTS wesar_sweep_changes_by_number
+        ON wesar_sweep_changes (study, number)""",
+)
+_NUMBER = text("SELECT number FROM wesar_sweep_turns WHERE study = :study")
+_CHANGED = text(
+    """SELECT trial_id, state FROM wesar_sweep_changes AS changes JOIN trials USING (trial_id)
+    WHERE changes.study = :study AND changes.number > :known"""
+)
+_NEXT_NUMBER = text(
+    """INSERT INTO wesar_sweep_turns (study, number) VALUES (:study, 1)
+    ON CONFLICT (study) DO UPDATE SET number = number + 1"""
+)
+_NOTE = text(
+    """INSERT INTO wesar_sweep_changes (study, trial_id, number) VALUES (:study, :trial, :number)
+    ON CONFLICT (study, trial_id) DO UPDATE SET number = excluded.number"""
+)
+_LAST_ID = 2**31 - 1
+"""The largest that the column of Optuna's table holds."""
+_MOST_AT_ONCE = 500
+"""Trials asked for by one statement: databases bound the number of its parameters."""
 
 
 class _Session(Session):
@@ -74,39 +108,39 @@ class _Session(Session):
 
 
 class StudyDatabase(_CachedStorage):
-    """A database of one or more studies. Used by one thread.
+    """The database of one study. Used by one thread.
 
     Args:
         backend: Optuna's view of it; its sessions are replaced.
+        log: Name of the study's log of changes in the database.
     """
 
-    def __init__(self, backend: RDBStorage) -> None:
+    def __init__(self, backend: RDBStorage, *, log: str) -> None:
         """Take over Optuna's engine."""
         backend.scoped_session = scoped_session(sessionmaker(bind=backend.engine, class_=_Session))
         # Making sure of the tables takes two connections; one is left, and always the same.
         backend.engine.dispose()
         super().__init__(backend)
+        self._log_name = log
         self._looked = False
+        self._touched: set[int] = set()
+        """Trials that the transaction changed."""
+        self._known: int | None = None
+        """Number of the last transaction whose changes are known."""
+        self._changed: dict[int, str] = {}
+        """Trial that others changed and that was not read since -> its state."""
 
     @abstractmethod
     def _begin(self, session: _Session) -> None:
         """Take what a transaction needs before its first write."""
 
     @abstractmethod
-    def _before_commit(self, session: _Session) -> None:
-        """Add to a transaction what others need to see that there was one."""
-
-    @abstractmethod
-    def _after_commit(self) -> None:
-        """The transaction took place."""
-
-    @abstractmethod
-    def _forget_versions(self) -> None:
-        """Read at the next look, whatever the database says of changes."""
+    def _note(self, session: _Session, trial_ids: Sequence[int]) -> int:
+        """Write down that the transaction changes these trials; returns its number."""
 
     def _changing(self) -> AbstractContextManager[None]:
-        """What each write of a trial is made within."""
-        return nullcontext()
+        """What each write of a trial is made within: the transaction, else one of its own."""
+        return nullcontext() if self.in_transaction else self.transaction()
 
     @property
     def in_transaction(self) -> bool:
@@ -125,6 +159,7 @@ class StudyDatabase(_CachedStorage):
         session = self._session()
         assert not session.grouped, "transactions do not nest"
         self._begin(session)
+        self._touched.clear()
         session.grouped, session.broken, self._looked = True, False, False
         try:
             yield
@@ -134,9 +169,11 @@ class StudyDatabase(_CachedStorage):
                 if session.broken:
                     self._forget()
                 else:
-                    self._before_commit(session)
+                    number = self._note(session, sorted(self._touched)) if self._touched else None
                     session.commit()
-                    self._after_commit()
+                    # Otherwise others changed something in between that was not looked at.
+                    if self._known is not None and number == self._known + 1:
+                        self._known = number
             except BaseException:
                 session.rollback()
                 self._forget()
@@ -150,7 +187,8 @@ class StudyDatabase(_CachedStorage):
 
     def _forget(self) -> None:
         """Read everything anew: what was written did not take place."""
-        self._forget_versions()
+        self._known = None
+        self._changed.clear()
         for study in self._studies.values():
             study.trials.clear()
             study.unfinished_trial_ids.clear()
@@ -177,16 +215,69 @@ class StudyDatabase(_CachedStorage):
         assert isinstance(session, _Session)
         return session
 
+    def _look(self, study_id: int) -> None:
+        """See what others changed, at most once a transaction: it keeps them out."""
+        session = self._session()
+        if session.grouped and self._looked and self._known is not None:
+            return
+        # The number before the rows: a change between the two is then read twice, not never.
+        number = session.execute(_NUMBER, {"study": self._log_name}).scalar() or 0
+        if self._known is not None and number != self._known:
+            asked = {"study": self._log_name, "known": self._known}
+            self._changed |= {row.trial_id: row.state for row in session.execute(_CHANGED, asked)}
+        session.close()
+        if self._known is None:
+            super()._read_trials_from_remote_storage(study_id)
+        self._known = number
+        self._looked = session.grouped
+
+    def _read_trials_from_remote_storage(self, study_id: int) -> None:
+        """Read what others changed."""
+        self._look(study_id)
+        changed = list(self._changed)
+        for start in range(0, len(changed), _MOST_AT_ONCE):
+            with self._lock:
+                found = self._backend._get_trials(
+                    study_id,
+                    states=None,
+                    included_trial_ids=set(changed[start : start + _MOST_AT_ONCE]),
+                    # These and no others: the changes name the new ones, too.
+                    trial_id_greater_than=_LAST_ID,
+                )
+                self._add_trials_to_cache(study_id, found)
+        self._changed.clear()
+
+    def state_of(self, trial: FrozenTrial, *, study_id: int) -> TrialState:
+        """The state now of a trial that was read before; the rest of it is not read again."""
+        self._look(study_id)
+        changed = self._changed.get(trial._trial_id)
+        if changed is not None:
+            return TrialState[changed]
+        return self._studies[study_id].trials[trial.number].state
+
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """See `BaseStorage.get_trial`."""
         place = self._trial_id_to_study_id_and_number.get(trial_id)
         if place is None:
             return self._backend.get_trial(trial_id)
         study_id, number = place
-        self._read_trials_from_remote_storage(study_id)
+        self._look(study_id)
+        if trial_id in self._changed:
+            self._read_trials_from_remote_storage(study_id)
         trial = self._studies[study_id].trials[number]
         # Optuna's trials write into what they are given.
         return trial if trial.state.is_finished() else _copy(trial)
+
+    def create_new_study(
+        self, directions: Sequence[StudyDirection], study_name: str | None = None
+    ) -> int:
+        """See `BaseStorage.create_new_study`."""
+        # Asked first: a refusal of the database would undo the transaction that this is part of.
+        if study_name is not None:
+            with suppress(KeyError):
+                self._backend.get_study_id_from_name(study_name)
+                raise DuplicatedStudyError(f"there is a study named {study_name}")
+        return super().create_new_study(directions, study_name)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """See `BaseStorage.create_new_trial`."""
@@ -242,19 +333,19 @@ class StudyDatabase(_CachedStorage):
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """See `BaseStorage.set_trial_user_attr`."""
-        text = json.dumps(value)
+        value_json = json.dumps(value)
         trial = self._put(
-            models.TrialUserAttributeModel, trial_id, {"key": key}, {"value_json": text}
+            models.TrialUserAttributeModel, trial_id, {"key": key}, {"value_json": value_json}
         )
-        trial.user_attrs[key] = json.loads(text)
+        trial.user_attrs[key] = json.loads(value_json)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """See `BaseStorage.set_trial_system_attr`."""
-        text = json.dumps(value)
+        value_json = json.dumps(value)
         trial = self._put(
-            models.TrialSystemAttributeModel, trial_id, {"key": key}, {"value_json": text}
+            models.TrialSystemAttributeModel, trial_id, {"key": key}, {"value_json": value_json}
         )
-        trial.system_attrs[key] = json.loads(text)
+        trial.system_attrs[key] = json.loads(value_json)
 
     def _put(
         self, model: Any, trial_id: int, key: dict[str, Any], columns: dict[str, Any]
@@ -278,10 +369,13 @@ class StudyDatabase(_CachedStorage):
 
         Always a new object: who holds the old one has a snapshot, as Optuna's pruners expect.
         """
+        self._touched.add(trial_id)
         place = self._trial_id_to_study_id_and_number.get(trial_id)
         if place is None:
             return None
         study_id, number = place
+        if trial_id in self._changed:
+            self._read_trials_from_remote_storage(study_id)
         trial = self._studies[study_id].trials[number] = _copy(
             self._studies[study_id].trials[number]
         )
@@ -293,49 +387,29 @@ class SqliteDatabase(StudyDatabase):
 
     Args:
         file: The database.
-        trusted: Whether the tables are known to be there and of this version: making sure of it
-            takes 0.1 s.
     """
 
-    def __init__(self, file: Path, *, trusted: bool = False) -> None:
+    def __init__(self, file: Path) -> None:
         """Open it, or make it where it is missing."""
-        super().__init__(
-            RDBStorage(
-                f"sqlite:///{file.absolute()}",
-                engine_kwargs={"connect_args": {"timeout": _BUSY_TIMEOUT_S}},
-                skip_compatibility_check=trusted,
-                skip_table_creation=trusted,
-            )
+        backend = RDBStorage(
+            f"sqlite:///{file.absolute()}",
+            engine_kwargs={"connect_args": {"timeout": _BUSY_TIMEOUT_S}},
         )
-        self._versions: dict[int, tuple[object, int]] = {}
-        """Study -> connection and its `data_version` when the study was last read."""
+        with backend.engine.begin() as connection:
+            for statement in CHANGES_TABLES:
+                connection.execute(text(statement))
+        super().__init__(backend, log="")
 
     def _begin(self, session: _Session) -> None:
         """Nothing: the lock on the host keeps others out."""
 
-    def _before_commit(self, session: _Session) -> None:
-        """Nothing: SQLite counts changes itself."""
-
-    def _after_commit(self) -> None:
-        """Nothing: a connection's own changes do not change its `data_version`."""
-
-    def _forget_versions(self) -> None:
-        self._versions.clear()
-
-    def _read_trials_from_remote_storage(self, study_id: int) -> None:
-        """Read what others changed, at most once a transaction: it keeps them out."""
-        session = self._session()
-        if session.grouped and self._looked and study_id in self._versions:
-            return
-        # The number before the rows: a change between the two is then read twice, not never.
-        connection = session.connection()
-        number = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
-        version = (connection.connection.dbapi_connection, number)
-        session.close()
-        if self._versions.get(study_id) != version:
-            super()._read_trials_from_remote_storage(study_id)
-            self._versions[study_id] = version
-        self._looked = session.grouped
+    def _note(self, session: _Session, trial_ids: Sequence[int]) -> int:
+        # One statement each: RETURNING is unknown to the SQLite of some systems in use (3.34).
+        session.execute(_NEXT_NUMBER, {"study": self._log_name})
+        number = int(session.execute(_NUMBER, {"study": self._log_name}).scalar_one())
+        rows = [{"study": self._log_name, "trial": trial, "number": number} for trial in trial_ids]
+        session.execute(_NOTE, rows)
+        return number
 
 
 def _copy(trial: FrozenTrial) -> FrozenTrial:

@@ -3,10 +3,6 @@
 * **The lock** is the server's: a transaction begins by `pg_advisory_xact_lock` of the study, and
   the server lets go of it with the transaction, however that ends. A worker frozen in the middle is
   cut off by `idle_in_transaction_session_timeout`.
-* **What is new**: beside Optuna's tables, `wesar_sweep_changes` has the number of the transaction
-  that last changed each trial, so that a look at the study reads the trials that others changed and
-  no more. Those who write without this class, such as a dashboard, are not seen until the next
-  start.
 * **Who lives** stands in `wesar_sweep_workers` (`studies.beats`).
 """
 
@@ -18,22 +14,18 @@ import random
 import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, TypeVar
 
-from optuna.exceptions import DuplicatedStudyError, StorageInternalError
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 from optuna.storages._rdb import models
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from wesar_sweep.config.storage_url import StorageUrl
 from wesar_sweep.errors import ConfigError
-from wesar_sweep.studies.database import StudyDatabase, _Session
+from wesar_sweep.studies.database import CHANGES_TABLES, StudyDatabase, _Session
 
 PATIENCE_S = 120.0
 """How long a database that does not answer is tried again: longer than a restart takes."""
@@ -45,21 +37,13 @@ _LOCK_TIMEOUT_S = 600
 """As on one host: a sampler may think for seconds while it holds the lock, once a worker."""
 
 _TABLES = (
-    """CREATE TABLE IF NOT EXISTS wesar_sweep_turns (
-        study text PRIMARY KEY, number bigint NOT NULL)""",
-    """CREATE TABLE IF NOT EXISTS wesar_sweep_changes (
-        study text NOT NULL, trial_id integer NOT NULL, number bigint NOT NULL,
-        PRIMARY KEY (study, trial_id))""",
-    """CREATE INDEX IF NOT EXISTS wesar_sweep_changes_by_number
-        ON wesar_sweep_changes (study, number)""",
+    *CHANGES_TABLES,
     """CREATE TABLE IF NOT EXISTS wesar_sweep_workers (
         study text NOT NULL, worker text NOT NULL, incarnation text NOT NULL, host text NOT NULL,
         machine text NOT NULL, seen_at timestamptz NOT NULL, ended boolean NOT NULL,
         PRIMARY KEY (study, worker))""",
 )
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('wesar-sweep ' || :name, 0))")
-_NUMBER = text("SELECT number FROM wesar_sweep_turns WHERE study = :study")
-_CHANGED = text("SELECT trial_id FROM wesar_sweep_changes WHERE study = :study AND number > :known")
 # The turn's row stays locked until the commit, so numbers become visible in their order.
 _NOTE = text(
     """WITH turn AS (
@@ -183,31 +167,25 @@ class PostgresDatabase(StudyDatabase):
         url: The server's database.
         study: The study's name there.
         idle_timeout_s: A transaction in which this process says nothing for so long is undone.
-        trusted: Whether the tables are known to be there.
 
     Raises:
         ConfigError: The client library is missing.
     """
 
-    def __init__(
-        self, url: StorageUrl, *, study: str, idle_timeout_s: float, trusted: bool = False
-    ) -> None:
+    def __init__(self, url: StorageUrl, *, study: str, idle_timeout_s: float) -> None:
         """Open it, and make the tables where they are missing."""
         self.url, self.study = url, study
         options = _engine_options(url, idle_timeout_s, pooled=True)
 
-        def made() -> RDBStorage:
+        def backend() -> RDBStorage:
             # It changes its options.
             return RDBStorage(
                 url.for_sqlalchemy,
                 engine_kwargs=dict(options),
-                skip_compatibility_check=trusted,
                 skip_table_creation=True,
             )
 
         def made_safely() -> RDBStorage:
-            if trusted:
-                return made()
             guard = connect(url, idle_timeout_s=idle_timeout_s, pooled=False)
             # Two that make tables at once are in each other's way, IF NOT EXISTS or not.
             with guard.begin() as connection:
@@ -218,22 +196,10 @@ class PostgresDatabase(StudyDatabase):
             # Likewise two that write down which version the tables have.
             with guard.begin() as connection:
                 connection.execute(_LOCK, {"name": ""})
-                return made()
+                return backend()
 
-        super().__init__(keep_trying(made_safely, patience_s=OPENING_PATIENCE_S, what=url.shown))
-        self._touched: set[int] = set()
-        """Trials that the transaction changed."""
-        self._known: dict[int, int] = {}
-        """Study -> number of the last transaction whose changes are known."""
-        self._noted: int | None = None
-
-    def _changing(self) -> AbstractContextManager[None]:
-        """The transaction there is, else one of its own."""
-        return nullcontext() if self.in_transaction else self.transaction()
-
-    def _remember(self, trial_id: int) -> FrozenTrial | None:
-        self._touched.add(trial_id)
-        return super()._remember(trial_id)
+        made = keep_trying(made_safely, patience_s=OPENING_PATIENCE_S, what=url.shown)
+        super().__init__(made, log=study)
 
     def _begin(self, session: _Session) -> None:
         def lock() -> None:
@@ -244,61 +210,7 @@ class PostgresDatabase(StudyDatabase):
                 raise
 
         keep_trying(lock, patience_s=PATIENCE_S, what=self.url.shown)
-        self._touched.clear()
-        self._noted = None
 
-    def _before_commit(self, session: _Session) -> None:
-        if self._touched:
-            found = session.execute(_NOTE, {"study": self.study, "trials": sorted(self._touched)})
-            self._noted = int(found.scalars().all()[0])
-
-    def _after_commit(self) -> None:
-        for study_id, known in self._known.items():
-            # Otherwise others changed something in between that was not looked at.
-            if self._noted == known + 1:
-                self._known[study_id] = self._noted
-
-    def _forget_versions(self) -> None:
-        self._known.clear()
-
-    def _read_trials_from_remote_storage(self, study_id: int) -> None:
-        """Read what others changed, at most once a transaction: it keeps them out."""
-        session = self._session()
-        if session.grouped and self._looked and study_id in self._known:
-            return
-        # The number before the rows: a change between the two is then read twice, not never.
-        number = session.execute(_NUMBER, {"study": self.study}).scalar() or 0
-        known = self._known.get(study_id)
-        changed: Sequence[int] = ()
-        if known is not None and number != known:
-            asked = {"study": self.study, "known": known}
-            changed = session.execute(_CHANGED, asked).scalars().all()
-        session.close()
-        if known is None:
-            _CachedStorage._read_trials_from_remote_storage(self, study_id)
-        elif changed:
-            self._read_some(study_id, changed)
-        self._known[study_id] = number
-        self._looked = session.grouped
-
-    def _read_some(self, study_id: int, trial_ids: Sequence[int]) -> None:
-        with self._lock:
-            self._studies.setdefault(study_id, _StudyInfo())
-            found = self._backend._get_trials(
-                study_id,
-                states=None,
-                included_trial_ids=set(trial_ids),
-                trial_id_greater_than=max(trial_ids),
-            )
-            self._add_trials_to_cache(study_id, found)
-
-    def create_new_study(
-        self, directions: Sequence[StudyDirection], study_name: str | None = None
-    ) -> int:
-        """See `BaseStorage.create_new_study`."""
-        # Asked first: a refusal of the database would undo the transaction that this is part of.
-        if study_name is not None:
-            with suppress(KeyError):
-                self._backend.get_study_id_from_name(study_name)
-                raise DuplicatedStudyError(f"there is a study named {study_name}")
-        return super().create_new_study(directions, study_name)
+    def _note(self, session: _Session, trial_ids: Sequence[int]) -> int:
+        found = session.execute(_NOTE, {"study": self._log_name, "trials": trial_ids})
+        return int(found.scalars().all()[0])

@@ -60,7 +60,7 @@ NAME_TIMEOUT_S = 2.0
 _TURN_S = 1.0
 """Seconds after which a worker that takes several cells lets others have the study's lock."""
 
-_GIVE_WAY_S = 0.006
+_GIVE_WAY_S = 0.012
 """How long it leaves them the lock: longer than they sleep between two tries (`store.locks`)."""
 
 _OTHER_SHAPES = 4

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import optuna
@@ -247,9 +247,9 @@ def exclusive(directory: StudyDirectory, opened: optuna.Study | None = None) -> 
 
 
 def database_of(opened: optuna.Study) -> StudyDatabase:
-    """The database of a study that `open_study` or `load_study` gave."""
+    """The database of a study that `open_study` gave."""
     storage = opened._storage
-    assert isinstance(storage, StudyDatabase), "made by open_study or load_study"
+    assert isinstance(storage, StudyDatabase), "made by open_study"
     return storage
 
 
@@ -299,75 +299,44 @@ def open_study(study: Study, directory: StudyDirectory) -> optuna.Study:
         with exclusive(directory):
             return _prepared(study, directory, storage, SqliteDatabase(directory.database_file))
     with database_errors(directory, storage.url):
-        database = _postgres(storage)
-        try:
-            with database.transaction():
-                return _prepared(study, directory, storage, database)
-        except BaseException:
-            database.close()
-            raise
-
-
-def _postgres(storage: Storage, *, trusted: bool = False) -> PostgresDatabase:
-    assert storage.url is not None, "asked for by those who know it is PostgreSQL"
-    return PostgresDatabase(
-        storage.url, study=storage.study, idle_timeout_s=storage.idle_timeout_s, trusted=trusted
-    )
+        database = PostgresDatabase(
+            storage.url, study=storage.study, idle_timeout_s=storage.idle_timeout_s
+        )
+        return _prepared(study, directory, storage, database)
 
 
 def _prepared(
     study: Study, directory: StudyDirectory, storage: Storage, database: StudyDatabase
 ) -> optuna.Study:
-    opened = optuna.create_study(
-        storage=database,
-        study_name=storage.study,
-        directions=["minimize"] * len(study.objectives),
-        sampler=build_sampler(study, number=0),
-        pruner=build_pruner(study),
-        load_if_exists=True,
-    )
-    names = opened.user_attrs.get(OBJECTIVES)
-    if names is None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            opened.set_metric_names(list(study.objectives))
-        opened.set_user_attr(OBJECTIVES, list(study.objectives))
-    elif tuple(names) != study.objectives:
-        raise StoreError(
-            f"{storage.shown(directory)} holds a study of {', '.join(names)}, not of "
-            f"{', '.join(study.objectives)}; choose another results directory"
-        )
-    if study.question and "question" not in opened.user_attrs:
-        opened.set_user_attr("question", study.question)
-    if study.sampler.name == "grid":
-        _enqueue_grid(study, opened)
+    """Make or open the study in one transaction; the database is closed where that fails."""
+    with ExitStack() as undo:
+        undo.callback(database.close)
+        with database.transaction():
+            opened = optuna.create_study(
+                storage=database,
+                study_name=storage.study,
+                directions=["minimize"] * len(study.objectives),
+                sampler=build_sampler(study, number=0),
+                pruner=build_pruner(study),
+                load_if_exists=True,
+            )
+            names = opened.user_attrs.get(OBJECTIVES)
+            if names is None:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ExperimentalWarning)
+                    opened.set_metric_names(list(study.objectives))
+                opened.set_user_attr(OBJECTIVES, list(study.objectives))
+            elif tuple(names) != study.objectives:
+                raise StoreError(
+                    f"{storage.shown(directory)} holds a study of {', '.join(names)}, not of "
+                    f"{', '.join(study.objectives)}; choose another results directory"
+                )
+            if study.question and "question" not in opened.user_attrs:
+                opened.set_user_attr("question", study.question)
+            if study.sampler.name == "grid":
+                _enqueue_grid(study, opened)
+        undo.pop_all()
     return opened
-
-
-def load_study(study: Study, directory: StudyDirectory) -> optuna.Study:
-    """Open a study that exists, to look at it.
-
-    Raises:
-        StoreError: The database does not hold this study.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = storage_of(study, directory)
-    with database_errors(directory, storage.url):
-        database = (
-            SqliteDatabase(directory.database_file, trusted=True)
-            if storage.url is None
-            else _postgres(storage, trusted=True)
-        )
-        try:
-            return optuna.load_study(study_name=storage.study, storage=database)
-        except KeyError as error:
-            database.close()
-            raise StoreError(
-                f"{storage.shown(directory)} holds no study named {study.name}"
-            ) from error
-        except BaseException:
-            database.close()
-            raise
 
 
 def close_study(opened: optuna.Study) -> None:
