@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import pytest
 from slurm_cluster import Cluster, cluster, missing, wait_for
-from test_launcher_contract import facts
 from test_slurm import task
 
 from wesar_sweep.config.sweep import Sweep
@@ -61,13 +60,13 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
         wrap = ("-o", "/dev/null", "--wrap", "true")
         runaway = slurm.client("sbatch", "--parsable", *wrap).strip()
 
-        facts(folder / "requeued.facts")
+        wait_for((folder / "requeued.facts").exists)
         (folder / "requeued.facts").unlink()
         slurm.client("scontrol", "requeue", requeued.id)
-        facts(folder / "runs.facts")
-        facts(folder / "killed.facts")
+        wait_for((folder / "runs.facts").exists)
+        wait_for((folder / "killed.facts").exists)
         slurm.client("scancel", alone.id, killed.id, of_all.id.partition("_")[0])
-        facts(folder / "requeued.facts")
+        wait_for((folder / "requeued.facts").exists)
         slurm.client("scancel", "--signal=TERM", requeued.id)
 
         jobs = {
@@ -80,7 +79,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
         }
         over = {runaway, *(job.id for job in jobs.values())}
         listed = ("squeue", "--noheader", "--array", "--states=all", "--format=%i")
-        wait_for(lambda: not over & set(slurm.client(*listed).split()), timeout_s=60)
+        wait_for(lambda: not over & set(slurm.client(*listed).split()))
         yield Ended(slurm, jobs, runs, waits, runaway)
         for launcher in launchers:
             launcher.close()
