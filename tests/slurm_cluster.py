@@ -1,10 +1,11 @@
 """A real Slurm on this machine, for tests: two nodes with fake GPUs, on loopback.
 
-Debian's packages slurmctld, slurmd and slurm-client; no munge, no accounting, no systemd, no
-cgroups. It trusts every local user (`auth/none`): for tests only. Started as children of the
-calling process and ended with it.
+Debian's packages slurmctld, slurmd and slurm-client; no munge, no systemd, no cgroups; with
+accounts, slurmdbd and a MariaDB of its own, too. It trusts every local user (`auth/none`, a
+database without grants): for tests only. Started as children of the calling process and ended with
+it.
 
-    python tests/slurm_cluster.py FOLDER    # until Ctrl-C; prints the variable to export
+    python tests/slurm_cluster.py FOLDER [--accounts]    # until Ctrl-C; prints what to export
 """
 
 from __future__ import annotations
@@ -30,9 +31,23 @@ _PORTS = range(21_000, 32_000, 8)
 """Below the ports that the kernel gives out by itself."""
 _START_TIMEOUT_S = 60
 _CLIENT_TIMEOUT_S = 20
+_NAME = "wesar"
+_PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun")
+_PROGRAMS_OF_ACCOUNTS = (
+    "slurmdbd",
+    "sacctmgr",
+    "sacct",
+    "mariadbd",
+    "mariadb-install-db",
+    "mariadb",
+)
+_KEPT_S = 86_400
+"""Without accounts, squeue forgets nothing while tests run."""
+_KEPT_S_WITH_ACCOUNTS = 2
+"""With them, it forgets what has ended at its next round, of ten seconds."""
 
 _CONF = """
-ClusterName=wesar
+ClusterName={name}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
@@ -51,10 +66,12 @@ SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
+AccountingStorageType=accounting_storage/{accounts}
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={port_accounts}
 MpiDefault=none
 KillWait=5
-MinJobAge=86400
+MinJobAge={kept_s}
 MaxArraySize={max_array_size}
 SlurmdTimeout=10
 ReturnToService=2
@@ -74,15 +91,31 @@ PreemptMode=CANCEL
 PartitionName=urgent Nodes=n[1-2] MaxTime=60 DefaultTime=5 PriorityTier=10 PreemptMode=OFF
 """
 
+_ACCOUNTS_CONF = """
+AuthType=auth/none
+DbdHost=localhost
+DbdAddr=127.0.0.1
+DbdPort={port}
+SlurmUser={user}
+LogFile={folder}/slurmdbd.log
+PidFile={folder}/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={port_database}
+StorageUser={user}
+"""
 
-def missing() -> str | None:
-    """Why there can be no cluster here; None where there can."""
-    lacking = [name for name in ("slurmctld", "slurmd", "sbatch", "srun") if not _program(name)]
+
+def missing(*, accounts: bool = False) -> str | None:
+    """Why there can be no cluster here, or none with accounts; None where there can."""
+    wanted = _PROGRAMS + (_PROGRAMS_OF_ACCOUNTS if accounts else ())
+    lacking = [name for name in wanted if not _program(name)]
     if not lacking:
         return None
+    more = " slurmdbd mariadb-server-core mariadb-client-core" if accounts else ""
     return (
         f"no Slurm: {', '.join(lacking)} not found; on Debian: apt-get install "
-        "--no-install-recommends slurmctld slurmd slurm-client"
+        f"--no-install-recommends slurmctld slurmd slurm-client{more}"
     )
 
 
@@ -95,6 +128,8 @@ class Cluster:
     """A running cluster."""
 
     folder: Path
+    database_port: int
+    """Of the accounts; nobody listens where there are none."""
 
     @property
     def conf(self) -> Path:
@@ -114,6 +149,13 @@ class Cluster:
         assert not check or done.returncode == 0, f"{words}: {done.stdout}\n{done.stderr}"
         return done.stdout
 
+    def sql(self, statement: str) -> str:
+        """What the database of the accounts answers; for what does not happen in a test's time."""
+        address = ("--host=127.0.0.1", f"--port={self.database_port}")
+        return self.client(
+            "mariadb", "--no-defaults", *address, "slurm_acct_db", "--execute", statement
+        )
+
     def jobs(self, *states: str) -> list[str]:
         """Ids of the jobs that are not over, in those states if any are named, oldest first."""
         wanted = [f"--states={','.join(states)}"] if states else []
@@ -131,27 +173,35 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, *, preempt_signal: bool = True) -> Iterator[Cluster]:
+def cluster(
+    folder: Path, *, preempt_signal: bool = True, accounts: bool = False
+) -> Iterator[Cluster]:
     """A cluster for the length of a `with` block.
 
     Args:
         folder: Its own; made where it is missing.
         preempt_signal: Whether a preempted job is sent the signal it asked for at submission, and
             not only SIGTERM.
+        accounts: Whether it keeps accounts (`sacct`). squeue then forgets an ended job within
+            seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     port = _free_ports()
     for name in ("ctld", *(f"slurmd-{node}" for node in NODES)):
         (folder / name).mkdir(exist_ok=True)
-    made = Cluster(folder)
+    made = Cluster(folder, database_port=port + 4)
     made.conf.write_text(
         _CONF.format(
+            name=_NAME,
             host=socket.gethostname().partition(".")[0],
             user=getpass.getuser(),
             folder=folder,
             port=port,
             port_1=port + 1,
             port_2=port + 2,
+            port_accounts=port + 3,
+            accounts="slurmdbd" if accounts else "none",
+            kept_s=_KEPT_S_WITH_ACCOUNTS if accounts else _KEPT_S,
             cpus=CPUS_PER_NODE,
             max_array_size=MAX_ARRAY_SIZE,
             preempt_signal="SlurmctldParameters=preempt_send_user_signal" if preempt_signal else "",
@@ -165,21 +215,13 @@ def cluster(folder: Path, *, preempt_signal: bool = True) -> Iterator[Cluster]:
         f"NodeName=n[1-2] Name=gpu File={folder}/gpu[0-{CPUS_PER_NODE - 1}]\n"
     )
     daemons: list[subprocess.Popen[bytes]] = []
-    environment = {**os.environ, "SLURM_CONF": str(made.conf)}
     try:
-        for words in (["slurmctld"], *(["slurmd", "-N", node] for node in NODES)):
-            with (folder / f"{'-'.join(words)}.out").open("ab") as out:
-                daemons.append(
-                    subprocess.Popen(
-                        [_program(words[0]) or words[0], "-D", *words[1:]],
-                        env=environment,
-                        stdin=subprocess.DEVNULL,
-                        stdout=out,
-                        stderr=out,
-                        start_new_session=True,
-                    )
-                )
         try:
+            if accounts:
+                _start_accounts(made, daemons, port=port + 3)
+            _start(made, daemons, "slurmctld", "-D")
+            for node in NODES:
+                _start(made, daemons, "slurmd", "-D", "-N", node)
             wait_for(lambda: _up(made, daemons), timeout_s=_START_TIMEOUT_S)
         except AssertionError:
             for log in folder.glob("*.log"):
@@ -199,6 +241,70 @@ def cluster(folder: Path, *, preempt_signal: bool = True) -> Iterator[Cluster]:
                 daemon.wait()
 
 
+def _start(made: Cluster, daemons: list[subprocess.Popen[bytes]], *words: str) -> None:
+    """Start one more."""
+    log = made.folder / f"{words[0]}-{len(daemons)}.log"
+    with log.open("ab") as out:
+        daemons.append(
+            subprocess.Popen(
+                [_program(words[0]) or words[0], *words[1:]],
+                env={**os.environ, "SLURM_CONF": str(made.conf)},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        )
+
+
+def _start_accounts(made: Cluster, daemons: list[subprocess.Popen[bytes]], *, port: int) -> None:
+    """A database, slurmdbd on this port, and the cluster known to it."""
+    user = getpass.getuser()
+    database = (
+        "--no-defaults",
+        f"--datadir={made.folder}/database",
+        f"--user={user}",
+        # Small and fast: nothing of it outlasts the tests.
+        "--innodb-buffer-pool-size=16M",
+        "--innodb-log-file-size=4M",
+        "--innodb-flush-method=nosync",
+        "--innodb-flush-log-at-trx-commit=0",
+    )
+    subprocess.run(
+        [
+            *("mariadb-install-db", *database, "--skip-name-resolve", "--skip-test-db"),
+            "--auth-root-authentication-method=normal",
+        ],
+        check=True,
+        capture_output=True,
+        timeout=_START_TIMEOUT_S,
+    )
+    _start(
+        made,
+        daemons,
+        *("mariadbd", *database, "--skip-grant-tables", "--skip-name-resolve"),
+        *("--bind-address=127.0.0.1", f"--port={made.database_port}", "--socket="),
+        f"--pid-file={made.folder}/mariadbd.pid",
+    )
+    wait_for(lambda: _listens(made.database_port, daemons), timeout_s=_START_TIMEOUT_S)
+    conf = made.folder / "slurmdbd.conf"
+    conf.touch(mode=0o600)
+    conf.write_text(
+        _ACCOUNTS_CONF.format(
+            folder=made.folder, user=user, port=port, port_database=made.database_port
+        )
+    )
+    _start(made, daemons, "slurmdbd", "-D")
+    wait_for(lambda: _listens(port, daemons), timeout_s=_START_TIMEOUT_S)
+    made.client("sacctmgr", "--immediate", "add", "cluster", _NAME)
+
+
+def _listens(port: int, daemons: list[subprocess.Popen[bytes]]) -> bool:
+    assert all(daemon.poll() is None for daemon in daemons), "a daemon ended at once"
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def _up(made: Cluster, daemons: list[subprocess.Popen[bytes]]) -> bool:
     assert all(daemon.poll() is None for daemon in daemons), "a daemon ended at once"
     try:
@@ -210,12 +316,12 @@ def _up(made: Cluster, daemons: list[subprocess.Popen[bytes]]) -> bool:
 
 
 def _free_ports() -> int:
-    """The first of three neighbouring ports that nobody listens on."""
+    """The first of five neighbouring ports that nobody listens on."""
     start = os.getpid() % len(_PORTS)
     for first in (*_PORTS[start:], *_PORTS[:start]):
         with contextlib.ExitStack() as stack:
             try:
-                for port in range(first, first + 3):
+                for port in range(first, first + 5):
                     probe = stack.enter_context(socket.socket())
                     probe.bind(("127.0.0.1", port))
             except OSError:
@@ -234,6 +340,11 @@ def wait_for(condition: object, *, timeout_s: float = 120) -> None:
 
 
 if __name__ == "__main__":
-    with cluster(Path(sys.argv[1]).absolute()) as running:
+    # Ended by either, it ends its daemons.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        cluster(Path(sys.argv[1]).absolute(), accounts="--accounts" in sys.argv) as running,
+    ):
         print(f"export SLURM_CONF={running.conf}", flush=True)
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        signal.pause()

@@ -18,6 +18,8 @@ from wesar_sweep.launchers.slurm_states import (
     preempted,
 )
 
+KEEPS_ACCOUNTS = "AccountingStorageType   = accounting_storage/slurmdbd\n"
+
 
 class Clients:
     """squeue, sacct and scontrol on PATH, each printing a file; no file: it fails."""
@@ -164,7 +166,7 @@ def test_a_job_that_is_seen_again_was_never_gone(clients: Clients) -> None:
 
 
 def test_accounts_know_what_the_queue_has_forgotten(clients: Clients) -> None:
-    clients.say("scontrol", "AccountingStorageType   = accounting_storage/slurmdbd\n")
+    clients.say("scontrol", KEEPS_ACCOUNTS)
     clients.say("squeue", "9|RUNNING|n1|None\n")
     clients.say("sacct", "7_1|CANCELLED by 1000|n2|None\n8|PREEMPTED|n1|None\n")
     states = SlurmStates(interval_s=0, lost_after_s=0)
@@ -174,7 +176,48 @@ def test_accounts_know_what_the_queue_has_forgotten(clients: Clients) -> None:
         "PREEMPTED",
         "RUNNING",
     ]
-    assert "--jobs 7_1,8" in (clients.folder / "sacct.calls").read_text()
+    assert "--jobs 7,8\n" in (clients.folder / "sacct.calls").read_text()
+
+
+def test_accounts_that_do_not_answer_are_left_alone_for_a_minute(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients.say("scontrol", KEEPS_ACCOUNTS)
+    clients.say("squeue", "")
+    states = SlurmStates(interval_s=0)
+    states.watch(["7"])
+    for _ in range(3):
+        assert states.look(now=True)
+        assert states.absent("7")
+    assert clients.calls("sacct") == 1
+    monkeypatch.setattr("wesar_sweep.launchers.slurm_states._LONGEST_INTERVAL_S", 0)
+    clients.say("sacct", "7|COMPLETED|n1|None\n")
+    assert states.seen("7").word == "COMPLETED"
+
+
+def test_a_task_that_began_is_not_taken_for_cancelled(clients: Clients) -> None:
+    """Its own row may be late."""
+    clients.say("scontrol", KEEPS_ACCOUNTS)
+    states = SlurmStates(interval_s=0)
+    states.watch(["7_0", "7_1"])
+    clients.say("squeue", "7_0|RUNNING|n1|None\n7_1|PENDING||Priority\n")
+    states.look(now=True)
+    clients.say("squeue", "")
+    clients.say("sacct", "7_[0-1]|PENDING|None assigned|Priority\n")
+    states.look(now=True)
+    assert states.absent("7_0")
+    assert not states.absent("7_1")
+    assert states.seen("7_1").word == "CANCELLED"
+
+
+@pytest.mark.parametrize("accounts", ["accounting_storage/none", "(null)"])
+def test_no_accounts_are_not_asked(clients: Clients, accounts: str) -> None:
+    clients.say("scontrol", f"AccountingStorageType   = {accounts}\n")
+    clients.say("squeue", "")
+    states = SlurmStates(interval_s=0)
+    states.watch(["7"])
+    assert states.look(now=True)
+    assert not clients.calls("sacct")
 
 
 def test_limits_and_details(clients: Clients) -> None:

@@ -1,7 +1,7 @@
 """What Slurm says of jobs: states by bounded polling, limits of the cluster, one job in detail.
 
 `squeue` is asked for all jobs of the user at once, and `sacct`, where the cluster keeps accounts,
-for those that squeue no longer knows. Each call has a time limit, and a call that fails says
+how those ended that squeue no longer knows. Each call has a time limit, and a call that fails says
 nothing about any job. Nothing is submitted here.
 """
 
@@ -79,6 +79,7 @@ class SlurmStates:
         self._absent_s: dict[str, float] = {}
         self._looked_at: float | None = None
         self._failures = 0
+        self._accounts_failed_at: float | None = None
         self._reasons_told: set[str] = set()
 
     def watch(self, jobs: Iterable[str]) -> None:
@@ -155,19 +156,44 @@ class SlurmStates:
         return _rows(said)
 
     def _accounts(self, jobs: Sequence[str]) -> dict[str, Seen]:
+        """How jobs ended that squeue does not know.
+
+        Endings only: the accounts may be late, and where they missed an ending they call a job
+        running for ever.
+        """
         if not jobs or not self._keeps_accounts:
             return {}
+        failed_at = self._accounts_failed_at
+        # One that hangs takes the driver's time at each look.
+        if failed_at is not None and time.monotonic() - failed_at < _LONGEST_INTERVAL_S:
+            return {}
+        # Whole arrays: asked for one task, sacct hides the row of those that never began.
         said = client(
             ["sacct", "--noheader", "--parsable2", "--allocations"],
             "--format=JobID,State,NodeList,Reason",
             "--jobs",
-            ",".join(jobs),
+            ",".join(dict.fromkeys(_array(job) for job in jobs)),
         )
-        return {} if said is None else _rows(said)
+        self._accounts_failed_at = time.monotonic() if said is None else None
+        rows = _rows(said or "")
+        arrays = {_array(row) for row in rows if "_" in row}
+        for job in jobs:
+            waited = job_state(self._seen[job].word) == "pending"
+            if job not in rows and _array(job) in arrays and waited:
+                # A task has a row of its own once it begins. This one never will: cancelled alone,
+                # it is in no row at all; with all the others, it is in theirs, ``17_[1,3]``.
+                rows[job] = Seen("CANCELLED")
+        return {job: rows[job] for job in jobs if job in rows and _over(rows[job])}
 
     @cached_property
     def _keeps_accounts(self) -> bool:
-        return not cluster_limits().accounts.endswith("none")
+        # Newer versions of Slurm say (null).
+        return not cluster_limits().accounts.endswith(("none", "null"))
+
+
+def _array(job: str) -> str:
+    """The array's number of ``17_3``; that of a job of its own is its own."""
+    return job.partition("_")[0]
 
 
 def _over(seen: Seen) -> bool:
