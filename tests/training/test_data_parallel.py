@@ -148,6 +148,30 @@ def test_rank_0_may_let_the_others_wait(tmp_path):
     assert json.loads(said)["end"] and endings == [0, 0]
 
 
+HANGS = """
+import subprocess, sys, threading, time
+from wesar_sweep import ranks
+ranks._GRACE_S = 0.2
+ending = threading.Event()
+dies = "import time; time.sleep(0.3); raise SystemExit(7)"
+other = subprocess.Popen([sys.executable, "-c", dies])
+threading.Thread(target=ranks._end_with, args=(other, ending), daemon=True).start()
+if "--over" in sys.argv:
+    ending.set()
+time.sleep(0.5 if "--over" in sys.argv else 60)
+"""
+
+
+@pytest.mark.parametrize(("words", "code"), [([], 1), (["--over"], 0)])
+def test_who_waits_for_a_dead_rank_is_ended(words, code):
+    """As on a GPU, where the sum of gradients never comes; and not once the others may end."""
+    done = subprocess.run(
+        [sys.executable, "-c", HANGS, *words], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == code, done.stderr
+    assert ("another rank ended with exit status 7" in done.stderr) == (code == 1)
+
+
 @pytest.fixture
 def files(tmp_path):
     """A study of so many steps, and sweeps of one rank and of two."""
