@@ -12,7 +12,7 @@ answers it, on several its beats (`studies.beats`).
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +26,7 @@ from wesar_sweep.config.study import Study
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import is_held
 from wesar_sweep.studies.beats import Seen, read_seen
+from wesar_sweep.studies.database import Running
 from wesar_sweep.studies.samplers import build_sampler
 from wesar_sweep.studies.space import suggest, varies_architecture
 from wesar_sweep.studies.storage import database_of, exclusive, storage_of
@@ -115,8 +116,8 @@ class Claims:
         """Let another worker, or this one, claim the trial again under the same number."""
         with exclusive(self._directory, self._opened):
             # A claim whose transaction failed never took place: the trial may be another's by now.
-            for known in self._trials(TrialState.RUNNING):
-                if known.number == trial.number and known.user_attrs.get(WORKER) == self._worker:
+            for running in self._running():
+                if running.number == trial.number and running.value == self._worker:
                     trial.set_user_attr(WORKER, None)
 
     def orphans(self, *, mine: set[int]) -> list[FrozenTrial]:
@@ -124,9 +125,9 @@ class Claims:
         lives: dict[str, bool] = {}
         seen = self._seen()
         found = []
-        for trial in self._trials(TrialState.RUNNING):
-            owner = trial.user_attrs.get(WORKER)
-            if trial.number in mine:
+        for running in self._running():
+            owner = running.value
+            if running.number in mine:
                 continue
             # Without an owner it was taken by a worker that died before it could sign.
             if owner is not None:
@@ -134,7 +135,7 @@ class Claims:
                     lives[owner] = self._lives(owner, seen)
                 if lives[owner]:
                     continue
-            found.append(trial)
+            found.append(database_of(self._opened).get_trial(running.trial_id))
         return found
 
     def adopt(self, orphan: FrozenTrial) -> Claim:
@@ -149,7 +150,7 @@ class Claims:
         host, whose locks know at once.
         """
         seen = self._seen()
-        owners = {trial.user_attrs.get(WORKER) for trial in self._trials(TrialState.RUNNING)}
+        owners = {running.value for running in self._running()}
         return sorted(
             owner
             for owner in owners
@@ -175,8 +176,12 @@ class Claims:
             self._directory, owner, grace_s=self._storage.grace_s
         )
 
-    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
-        return self._opened.get_trials(deepcopy=False, states=states or None)
+    def _running(self) -> list[Running]:
+        """The running trials and their owners."""
+        return database_of(self._opened).running(self._opened._study_id, WORKER)
+
+    def _counts(self) -> Counter[TrialState]:
+        return database_of(self._opened).counts(self._opened._study_id)
 
     def _sign(self, trial: Trial) -> Claim:
         # The owner first: a trial without one may be taken by anybody who holds the lock.
@@ -201,8 +206,9 @@ class Claims:
         return None
 
     def _pop(self, architecture: Architecture | None) -> Claim | None:
-        if not self._waiting:
-            self._waiting.extend(self._trials(TrialState.WAITING))
+        if not self._waiting and self._counts()[TrialState.WAITING]:
+            states = (TrialState.WAITING,)
+            self._waiting.extend(self._opened.get_trials(deepcopy=False, states=states))
         passed: list[FrozenTrial] = []
         claim = None
         while self._waiting and claim is None:
@@ -225,7 +231,8 @@ class Claims:
 
     def cells_started(self) -> int:
         """Cells that any worker has started, those that ended included."""
-        return sum(trial.state != TrialState.WAITING for trial in self._trials())
+        counts = self._counts()
+        return counts.total() - counts[TrialState.WAITING]
 
     def _may_start(self) -> bool:
         return self._most_cells is None or self.cells_started() < self._most_cells
@@ -234,7 +241,6 @@ class Claims:
         cells = self._study.sampler.cells
         if self._study.sampler.name == "grid" or cells is None:
             return False
-        trials = self._opened.get_trials(deepcopy=False)
-        failed = sum(trial.state == TrialState.FAIL for trial in trials)
+        counts = self._counts()
         # A cell that failed for good is replaced, but not without end: the machine may be broken.
-        return len(trials) - failed < cells and len(trials) < 2 * cells
+        return counts.total() - counts[TrialState.FAIL] < cells and counts.total() < 2 * cells

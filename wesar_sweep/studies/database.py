@@ -21,11 +21,12 @@ import copy
 import json
 import sys
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError
@@ -35,7 +36,7 @@ from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import text
+from sqlalchemy import Select, func, select, text
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import SQLAlchemyError
@@ -105,6 +106,16 @@ class _Session(Session):
             self.expunge_all()
         else:
             super().close()
+
+
+class Running(NamedTuple):
+    """A running trial, as far as it is known without reading it."""
+
+    trial_id: int
+    """The database's own."""
+    number: int
+    value: Any
+    """Of the user attribute that was asked for; None where it has none."""
 
 
 class StudyDatabase(_CachedStorage):
@@ -254,6 +265,36 @@ class StudyDatabase(_CachedStorage):
         if changed is not None:
             return TrialState[changed]
         return self._studies[study_id].trials[trial.number].state
+
+    def counts(self, study_id: int) -> Counter[TrialState]:
+        """How many trials there are of each state; no trial is read."""
+        trial = models.TrialModel
+        asked = (
+            select(trial.state, func.count())
+            .where(trial.study_id == study_id)
+            .group_by(trial.state)
+        )
+        return Counter({state: count for state, count in self._rows(asked)})
+
+    def running(self, study_id: int, attribute: str) -> list[Running]:
+        """The running trials with one of their user attributes, by number; no trial is read."""
+        trial, value = models.TrialModel, models.TrialUserAttributeModel
+        asked = (
+            select(trial.trial_id, trial.number, value.value_json)
+            .outerjoin(value, (value.trial_id == trial.trial_id) & (value.key == attribute))
+            .where(trial.study_id == study_id, trial.state == TrialState.RUNNING)
+            .order_by(trial.number)
+        )
+        return [
+            Running(trial_id, number, None if text is None else json.loads(text))
+            for trial_id, number, text in self._rows(asked)
+        ]
+
+    def _rows(self, asked: Select[Any]) -> Sequence[Any]:
+        session = self._session()
+        rows = session.execute(asked).all()
+        session.close()
+        return rows
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """See `BaseStorage.get_trial`."""

@@ -12,6 +12,7 @@ the state itself, for models that do not fit one device, would take the place of
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -128,7 +129,9 @@ class Ranks:
             raise RanksDiffer("the ranks' parameters differ: a device or a library is at fault")
 
     def leave(self) -> None:
-        """Close the connections."""
+        """Close the connections; stacks are not to be used afterwards."""
+        # NCCL waits for the captured steps that sum by it, which a stack's cycles keep alive.
+        gc.collect()
         dist.destroy_process_group()
 
 
