@@ -135,8 +135,10 @@ class Claims:
                     lives[owner] = self._lives(owner, seen)
                 if lives[owner]:
                     continue
-            found.append(database_of(self._opened).get_trial(running.trial_id))
-        return found
+            found.append(running.number)
+        if not found:
+            return []
+        return [trial for trial in self._trials(TrialState.RUNNING) if trial.number in found]
 
     def adopt(self, orphan: FrozenTrial) -> Claim:
         """Sign an orphan. Only under the lock."""
@@ -180,6 +182,9 @@ class Claims:
         """The running trials and their owners."""
         return database_of(self._opened).running(self._opened._study_id, WORKER)
 
+    def _trials(self, state: TrialState) -> list[FrozenTrial]:
+        return self._opened.get_trials(deepcopy=False, states=(state,))
+
     def _counts(self) -> Counter[TrialState]:
         return database_of(self._opened).counts(self._opened._study_id)
 
@@ -207,8 +212,7 @@ class Claims:
 
     def _pop(self, architecture: Architecture | None) -> Claim | None:
         if not self._waiting and self._counts()[TrialState.WAITING]:
-            states = (TrialState.WAITING,)
-            self._waiting.extend(self._opened.get_trials(deepcopy=False, states=states))
+            self._waiting.extend(self._trials(TrialState.WAITING))
         passed: list[FrozenTrial] = []
         claim = None
         while self._waiting and claim is None:

@@ -111,8 +111,6 @@ class _Session(Session):
 class Running(NamedTuple):
     """A running trial, as far as it is known without reading it."""
 
-    trial_id: int
-    """The database's own."""
     number: int
     value: Any
     """Of the user attribute that was asked for; None where it has none."""
@@ -280,14 +278,14 @@ class StudyDatabase(_CachedStorage):
         """The running trials with one of their user attributes, by number; no trial is read."""
         trial, value = models.TrialModel, models.TrialUserAttributeModel
         asked = (
-            select(trial.trial_id, trial.number, value.value_json)
+            select(trial.number, value.value_json)
             .outerjoin(value, (value.trial_id == trial.trial_id) & (value.key == attribute))
             .where(trial.study_id == study_id, trial.state == TrialState.RUNNING)
             .order_by(trial.number)
         )
         return [
-            Running(trial_id, number, None if text is None else json.loads(text))
-            for trial_id, number, text in self._rows(asked)
+            Running(number, None if value_json is None else json.loads(value_json))
+            for number, value_json in self._rows(asked)
         ]
 
     def _rows(self, asked: Select[Any]) -> Sequence[Any]:
