@@ -289,6 +289,7 @@ def test_each_rank_of_a_job_has_a_gpu(in_tmp_path: Path) -> None:
         ({"ranks_per_worker": 4, "cpus_per_worker": 6}, "cpus_per_worker 6 cannot be spread"),
         ({"slurm_additional_parameters": {"nodes": 2}}, "use nodes"),
         ({"launcher": "local", "nodes": 2}, "nodes belongs to launcher slurm"),
+        ({"checkpoint_min": None}, "begins anew in every job, without end"),
     ],
 )
 def test_what_a_job_asks_for_is_spread_over_its_nodes_and_tasks(keys, said) -> None:

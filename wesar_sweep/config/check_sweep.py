@@ -55,7 +55,8 @@ def sweep_findings(sweep: Sweep, *, wrong: Sequence[KeyPath] = ()) -> list[Findi
         sweep: The sweep, with defaults in place of what is wrong already.
         wrong: Paths of what was wrong and was replaced; findings that rest on them are left out.
     """
-    found = [*_foreign(sweep), *_lead(sweep), *_ranks(sweep), *_options(sweep)]
+    checks = (_foreign, _lead, _checkpoints, _ranks, _options)
+    found = [finding for check in checks for finding in check(sweep)]
     return [finding for finding in found if not finding.rests_on(wrong)]
 
 
@@ -81,6 +82,18 @@ def _lead(sweep: Sweep) -> Iterator[Finding]:
             f"{sweep.timeout_min}",
             allowed=f"a whole number, below {sweep.timeout_min * 60}",
             involves=(("timeout_min",),),
+        )
+
+
+def _checkpoints(sweep: Sweep) -> Iterator[Finding]:
+    if sweep.launcher == "slurm" and sweep.checkpoint_min is None:
+        yield Finding(
+            ("checkpoint_min",),
+            "without checkpoints a run longer than timeout_min begins anew in every job, "
+            "without end",
+            allowed="a number of minutes",
+            hint="with a large one, one is made only when the job is told to stop",
+            involves=(("launcher",),),
         )
 
 

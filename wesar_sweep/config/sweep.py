@@ -57,7 +57,8 @@ class Sweep(Frozen):
     checkpoint_min: Annotated[float, Field(gt=0)] | None = Field(
         default=5.0,
         description="Minutes between two checkpoints of a worker's unfinished runs; one is also "
-        "made when it is asked to stop. null: none, and an interrupted run begins anew.",
+        "made when it is asked to stop. null: none, and an interrupted run begins anew (not "
+        "with slurm).",
     )
     ranks_per_worker: Count = Field(
         default=1,
