@@ -45,14 +45,29 @@ def missing() -> str | None:
     return None
 
 
+def certify(folder: Path) -> None:
+    """Make a key and a certificate that it signs itself, server.key and server.crt."""
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", folder / "server.key", "-out", folder / "server.crt"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    (folder / "server.key").chmod(0o600)
+
+
 class Server:
     """A running server; `stop` and `start` as an administrator has them.
 
     Args:
         fsync: Have commits reach the disk, as a server that is measured must.
+        tls: Let only encrypted connections in, by a certificate of its own for 127.0.0.1.
     """
 
-    def __init__(self, *, fsync: bool = False) -> None:
+    def __init__(self, *, fsync: bool = False, tls: bool = False) -> None:
         found = binaries()
         assert found is not None, "asked before: missing()"
         self._binaries = found
@@ -78,7 +93,26 @@ class Server:
                 f"listen_addresses = '127.0.0.1'\n"
                 f"port = {self.port}\nunix_socket_directories = '{self.folder}'\n"
             )
+        if tls:
+            self._require_tls()
         self.start()
+
+    @property
+    def certificate(self) -> Path:
+        """What clients must trust."""
+        return self.folder / "server.crt"
+
+    def _require_tls(self) -> None:
+        certify(self.folder)
+        if os.getuid() == 0:
+            for name in ("server.crt", "server.key"):
+                shutil.chown(self.folder / name, "postgres", "postgres")
+        with (self._data / "postgresql.conf").open("a") as settings:
+            settings.write(
+                f"ssl = on\nssl_cert_file = '{self.folder}/server.crt'\n"
+                f"ssl_key_file = '{self.folder}/server.key'\n"
+            )
+        (self._data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 scram-sha-256\n")
 
     def url(self, database: str, *, password: bool = True) -> str:
         """The URL of a database, with the password or without."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -447,3 +448,26 @@ def test_the_lock_is_the_studys(directory: StudyDirectory, tmp_path: Path) -> No
             same.ask()
     for opened in (a, same, b):
         close_study(opened)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_over_tls_with_the_servers_certificate_looked_at(
+    postgres: postgres_server.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Options of the URL reach the client; another's certificate is refused at once, in words."""
+    postgres_server.certify(tmp_path)
+    server = postgres_server.Server(tls=True)
+    try:
+        trusted = f"{server.url('postgres')}?sslmode=verify-full&sslrootcert="
+        monkeypatch.setenv("WESAR_STORAGE", f"{trusted}{server.certificate}")
+        opened = open_study(make_study(), StudyDirectory(tmp_path / "s"))
+        asked = text("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+        assert database_of(opened).connection().execute(asked).scalar() is True
+        close_study(opened)
+        monkeypatch.setenv("WESAR_STORAGE", f"{trusted}{tmp_path}/server.crt")
+        # One that is tried again is not refused within this test's life.
+        monkeypatch.setattr("wesar_sweep.studies.postgres.OPENING_PATIENCE_S", 600.0)
+        with pytest.raises(StoreError, match="certificate verify failed"):
+            open_study(make_study(), StudyDirectory(tmp_path / "other"))
+    finally:
+        server.remove()

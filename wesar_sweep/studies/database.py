@@ -126,6 +126,7 @@ class StudyDatabase(_CachedStorage):
 
     def __init__(self, backend: RDBStorage, *, log: str) -> None:
         """Take over Optuna's engine."""
+        backend.remove_session()
         backend.scoped_session = scoped_session(sessionmaker(bind=backend.engine, class_=_Session))
         # Making sure of the tables takes two connections; one is left, and always the same.
         backend.engine.dispose()
@@ -211,7 +212,8 @@ class StudyDatabase(_CachedStorage):
 
     def close(self) -> None:
         """Close the connection; the storage is not to be used afterwards."""
-        self.remove_session()
+        # Not its own, which does nothing: what is open would end when it is cleared away.
+        self._backend.remove_session()
         self._backend.engine.dispose()
 
     def _insert(self, model: Any) -> Any:
