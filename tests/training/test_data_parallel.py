@@ -199,6 +199,16 @@ def trained(study, sweep):
     return StudyDirectory(sweep.with_suffix(""))
 
 
+def begun(study, sweep, *, out):
+    """The driver of a study in the background."""
+    return subprocess.Popen(
+        command("run", study, "--on", sweep, "--out", out),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def assert_close(tmp_path, *, runs=8):
     one, two = (StudyDirectory(tmp_path / name) for name in ("one", "two"))
     rows = [{(o.trial, o.seed): o for o in read_outcomes(d)} for d in (one, two)]
@@ -239,10 +249,7 @@ def test_a_rank_that_is_killed_takes_the_others_along_and_the_study_goes_on(
     study = files(LONG, "[he]")
     trained(study, tmp_path / "one.yaml")
     directory = StudyDirectory(tmp_path / "two")
-    driver = subprocess.Popen(
-        command("run", study, "--on", tmp_path / "two.yaml", "--out", directory.root),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    driver = begun(study, tmp_path / "two.yaml", out=directory.root)
     end = time.monotonic() + 60
     while not list(directory.checkpoints_folder.glob("w0/0*")):
         assert time.monotonic() < end and driver.poll() is None
@@ -259,8 +266,8 @@ def test_a_rank_that_is_killed_takes_the_others_along_and_the_study_goes_on(
     assert_close(tmp_path, runs=2)
 
 
-def tasks():
-    """Rank -> process of the tasks of the one job that runs, by what Slurm has set for them."""
+def tasks(slurm):
+    """Rank -> process of the tasks of a cluster's only job, by what Slurm has set for them."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -268,7 +275,8 @@ def tasks():
             places = process.joinpath("environ").read_text().split("\0")
         except OSError:
             continue
-        if "submitit.core._submit" in words and "srun" not in words[0]:
+        here = f"SLURM_CONF={slurm.conf}" in places
+        if here and "submitit.core._submit" in words and "srun" not in words[0]:
             ranks = [place for place in places if place.startswith("SLURM_PROCID=")]
             found |= {int(rank.partition("=")[2]): int(process.name) for rank in ranks}
     return found
@@ -281,16 +289,13 @@ def test_ranks_on_two_nodes_of_a_cluster(files, tmp_path, slurm):
     study = files(LONG, "[he]")
     trained(study, tmp_path / "one.yaml")
     directory = StudyDirectory(tmp_path / "two")
-    driver = subprocess.Popen(
-        command("run", study, "--on", tmp_path / "nodes.yaml", "--out", directory.root),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    driver = begun(study, tmp_path / "nodes.yaml", out=directory.root)
     for life, victim in (("w0", None), ("w0.1", 1), ("w1", 0)):
         saved = directory.checkpoints_folder / life
         wait_for(lambda saved=saved: driver.poll() is not None or any(saved.glob("0*")))
         (job,) = slurm.jobs("RUNNING")
         assert "NumNodes=2" in slurm.client("scontrol", "show", "job", job)
-        places = tasks()
+        places = tasks(slurm)
         assert places.keys() == {0, 1}
         if victim is None:
             slurm.client("scancel", "--signal=USR2", job)
