@@ -179,8 +179,9 @@ def methods_and_limits(analysis: Analysis) -> list[Fact]:
         (
             "Largest stable lr",
             "The highest lr at and below which no run diverged, with the upper end of Wilson's "
-            "interval there. It says that no run was seen to diverge, not that none would: with few "
-            "seeds an lr that diverges now and then is often named, so the true limit may be lower.",
+            "interval there. It says that no run was seen to diverge, not that none would: with "
+            "few seeds an lr that diverges now and then is often named, so the true limit may be "
+            "lower.",
         ),
         (
             "LR sensitivity",
