@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from wesar_sweep.config.study import Spikes
 from wesar_sweep.stability.spikes import Spike, find_paired_spikes, find_spikes, paired_excess
@@ -74,6 +75,15 @@ def test_min_jump_and_z_both_hold_it_back() -> None:
     loss[200] = 2.0 + 3 * math.exp(-200 / 60) + 1.0  # five of its standard deviations
     assert find_spikes(loss, Spikes(window=32, z=9.0, min_jump=0.3)) == []
     assert 200 in starts(find_spikes(loss, Spikes(window=32, z=2.5, min_jump=0.3)))
+
+
+def test_the_height_that_counts_is_scipys_robust_deviation() -> None:
+    loss = noisy(300, seed=5, noise=0.2)
+    past = loss[168:200]
+    scale = stats.median_abs_deviation(past, scale="normal")
+    for z, found in ((6.01, True), (5.99, False)):
+        loss[200] = np.median(past) + z * scale
+        assert (200 in starts(find_spikes(loss, RULE))) == found
 
 
 def test_one_spike_does_not_hide_the_next() -> None:
