@@ -5,7 +5,9 @@ import wesar_sweep as ws
 study = ws.load("search_spaces/lr_sigma.yaml", overrides=["replicates=5"])
 result = ws.run(study, out="results/five_seeds")
 result.outcomes  # a polars DataFrame, one row a run
-result.report()  # results/lr_sigma/report.html
+result.figures()["loss-against-axis"].save("loss.pdf")  # an Altair chart
+result.tables()["matrix"]  # a polars DataFrame
+result.report()  # results/five_seeds/report.html
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from wesar_sweep.analysis import Analysis
+    from wesar_sweep.reports.drawing import Chart
+    from wesar_sweep.reports.tables import Metric
     from wesar_sweep.store.rows import Curve
     from wesar_sweep.studies.progress import Summary
 
@@ -67,6 +71,22 @@ class Result:
         from wesar_sweep.store.curves import read_curve
 
         return read_curve(self.directory, trial, seed)
+
+    def figures(self) -> dict[str, Chart]:
+        """Every chart of the report that this study has data for, by name, as Altair objects."""
+        from wesar_sweep.reports.figures import figures
+
+        return {figure.name: figure.chart for figure in figures(self.analysis)}
+
+    def tables(self, *, metric: Metric | None = None) -> dict[str, pl.DataFrame]:
+        """Every table of the report by name, its numbers unrounded.
+
+        Args:
+            metric: What ``matrix`` holds: ``loss`` (default, nats a token), ``ppl`` or ``bpb``.
+        """
+        from wesar_sweep.reports.named_tables import tables
+
+        return {table.name: table.frame for table in tables(self.analysis, metric=metric)}
 
     def report(self, *, format: str = "html", out: Path | str | None = None) -> Path:
         """Write the report and return its path; of a study that still runs, it says so.

@@ -199,20 +199,65 @@ def cancel(
         say(f"go on with: wesar-sweep resume {_short(directory)}")
 
 
-@app.command(epilog="Example: wesar-sweep report results/lr_sigma --format md")
+@app.command(epilog="Example: wesar-sweep report results/lr_sigma --figure all --format pdf")
 def report(
     directory: Directory,
+    figure: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only this figure, as a file; all: every one."),
+    ] = None,
+    table: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only this table, as a file; all: every one."),
+    ] = None,
     format: Annotated[
-        Literal["html", "md", "csv"], typer.Option("--format", help="One page, or the main table.")
-    ] = "html",
+        Literal["html", "md", "csv", "svg", "png", "pdf", "latex"] | None,
+        typer.Option(
+            "--format",
+            help="Of the report html (default), md or csv (the cells); of a figure svg (default), "
+            "png or pdf; of a table md (default), latex or csv.",
+        ),
+    ] = None,
+    theme: Annotated[
+        Literal["light", "dark"] | None, typer.Option(help="Of a figure; default light.")
+    ] = None,
+    metric: Annotated[
+        Literal["loss", "ppl", "bpb"] | None,
+        typer.Option(help="Of the tables matrix (default loss) and paper (default ppl)."),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Default: beside the results.")
+        Path | None,
+        typer.Option(metavar="PATH", help="File, or folder for all; default in DIR."),
     ] = None,
 ) -> None:
-    """Write the report anew; of a study that still runs it says that it is partial."""
-    from wesar_sweep import api
+    """Write the report anew, or single figures and tables of it.
 
-    print(api.open_result(directory).report(format=format, out=out))
+    Of a study that still runs the report says that it is partial.
+    """
+    from wesar_sweep import api, reports
+
+    if figure is not None and table is not None:
+        raise typer.BadParameter("not together with --figure", param_hint="--table")
+    if theme is not None and figure is None:
+        raise typer.BadParameter("only together with --figure", param_hint="--theme")
+    if metric is not None and table is None:
+        raise typer.BadParameter("only together with --table", param_hint="--metric")
+    result = api.open_result(directory)
+    if figure is not None:
+        form, folder = format or "svg", directory / "figures"
+        path = out or (folder if figure == reports.ALL else folder / f"{figure}.{form}")
+        reports.write_figures(
+            result.analysis, name=figure, out=path, format=form, theme=theme or "light"
+        )
+    elif table is not None:
+        form, folder = format or "md", directory / "tables"
+        path = out or (
+            folder if table == reports.ALL else folder / f"{table}.{reports.suffix(form)}"
+        )
+        reports.write_tables(result.analysis, name=table, out=path, format=form, metric=metric)
+    else:
+        path = result.report(format=format or "html", out=out)
+    print(path)
 
 
 @app.command(epilog="Example: wesar-sweep validate search_spaces/*.yaml")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from wesar_sweep.analysis import Analysis
@@ -45,18 +44,6 @@ def figures(analysis: Analysis) -> list[Figure]:
     if probe_charts.has_probe(analysis, "weight_norm"):
         found.append(_norms(analysis))
     return found
-
-
-def figure_names() -> dict[str, Callable[[Analysis], Chart]]:
-    """Every chart by its name, for exports; some need a study with an axis."""
-    return {
-        "loss-against-axis": charts.loss_against_axis,
-        "loss-near-best": lambda analysis: charts.loss_against_axis(analysis, zoom=ZOOM),
-        "divergence-map": charts.divergence_map,
-        "loss-curves": curve_charts.loss_curves,
-        "update-ratios": probe_charts.update_ratios,
-        "norms": probe_charts.norms,
-    }
 
 
 def seeds_words(analysis: Analysis) -> str:

@@ -89,8 +89,16 @@ def table(found: Table) -> str:
     if not found.rows:
         return "No cell has a run that counts yet."
     rule = ["---:" if numeric else "---" for numeric in found.numeric]
-    rows = [[escape(word) for word in row] for row in (found.columns, *found.rows)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]])
+    over, first = found.over or ("", 0)
+    head = [
+        escape(f"{over} {word}" if over and place >= first else word)
+        for place, word in enumerate(found.columns)
+    ]
+    rows = [
+        [f"**{escape(word)}**" if (y, x) in found.strong else escape(word) for x, word in row]
+        for y, row in ((y, enumerate(row)) for y, row in enumerate(found.rows))
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows])
 
 
 def escape(text: str) -> str:

@@ -96,6 +96,10 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     numeric: tuple[bool, ...]
     """Which columns are numbers, to be set flush right."""
+    over: tuple[str, int] | None = None
+    """A heading over all columns from that place on."""
+    strong: frozenset[tuple[int, int]] = frozenset()
+    """(row, column) of words in bold."""
 
 
 def number(value: float | None, metric: Metric = "loss") -> str:
@@ -143,10 +147,11 @@ def _shade(loss: float | None, low: Any, start: Any) -> float:
     return float(min(max((loss - low) / (start - low), 0.0), 1.0) ** 0.5)
 
 
-def best_cells_table(analysis: Analysis, *, count: int = 15) -> Table:
-    """The best cells in order, whatever the sampler chose."""
+def best_cells_table(analysis: Analysis, *, count: int | None = 15) -> Table:
+    """The best cells in order, whatever the sampler chose; None counts all that have a loss."""
     rows = []
-    for rank, row in enumerate(analysis.ranked.head(count).iter_rows(named=True), start=1):
+    found = analysis.ranked if count is None else analysis.ranked.head(count)
+    for rank, row in enumerate(found.iter_rows(named=True), start=1):
         cell = MatrixCell(row, analysis.ties.mark(row["trial"]))
         rows.append(
             (
@@ -304,22 +309,30 @@ def csv_frame(analysis: Analysis) -> pl.DataFrame:
 def run_table(analysis: Analysis, *, status: str, count: int = 40) -> Table:
     """Runs of one status with step and reason, at most `count`."""
     runs = analysis.outcomes.filter(pl.col("status") == status)
+    return _run_table(runs.sort("trial", "seed").head(count), analysis, ("reason",))
+
+
+def all_runs_table(analysis: Analysis) -> Table:
+    """Every run with how it ended."""
+    runs = analysis.outcomes.sort("trial", "seed")
+    return _run_table(runs, analysis, ("status", "val_loss", "reason"))
+
+
+def _run_table(runs: pl.DataFrame, analysis: Analysis, facts: Sequence[str]) -> Table:
     runs = runs.join(analysis.cells.select("trial", "series"), on="trial", how="left")
     axis = analysis.layout.axis
-    rows = [
-        (
-            row["series"],
-            *([] if axis is None else [_axis_value(row, analysis)]),
-            str(row["trial"]),
-            str(row["seed"]),
-            str(row["steps_trained"]),
-            row["reason"],
-        )
-        for row in runs.sort("trial", "seed").head(count).iter_rows(named=True)
-    ]
-    head: Sequence[str] = [] if axis is None else [axis_title(axis)]
+
+    def words(row: Mapping[str, Any], name: str) -> str:
+        if name == axis:
+            return _axis_value(row, analysis)
+        return number(row[name]) if name == "val_loss" else str(row[name])
+
+    columns = ("series", *(() if axis is None else (axis,)), "trial", "seed", "steps_trained")
+    columns = (*columns, *facts)
     return Table(
-        columns=("series", *head, "trial", "seed", "steps trained", "reason"),
-        rows=tuple(rows),
-        numeric=(False, *(True for _ in head), True, True, True, False),
+        columns=tuple(axis_title(name).replace("_", " ") for name in columns),
+        rows=tuple(
+            tuple(words(row, name) for name in columns) for row in runs.iter_rows(named=True)
+        ),
+        numeric=tuple(name not in ("series", "status", "reason") for name in columns),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
@@ -118,15 +118,24 @@ def _variant(
     return (lightness, base[1], base[2] + 44 * share)
 
 
-def config() -> dict[str, Any]:
+Theme = Literal["light", "dark"]
+
+
+def paper(theme: Theme) -> str:
+    """The colour behind a chart that is a file of its own: the report's page in that theme."""
+    return "#ffffff" if theme == "light" else "#12161c"
+
+
+def config(theme: Theme = "light", *, background: str = "transparent") -> dict[str, Any]:
     """The settings that every chart carries.
 
-    They are for a white page, where a chart may stand alone; the report's CSS recolours text and
-    lines on dark screens.
+    Args:
+        theme: In the report every chart is light; its CSS recolours text and lines on dark screens.
+        background: The colour behind the chart.
     """
-    ink, faint = "#1d2430", "#d9dee6"
+    ink, faint = ("#1d2430", "#d9dee6") if theme == "light" else ("#e6eaf0", "#313a46")
     return {
-        "background": "transparent",
+        "background": background,
         "font": FONT,
         "view": {"stroke": "transparent", "continuousWidth": 640, "continuousHeight": 340},
         "axis": {

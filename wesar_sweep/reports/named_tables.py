@@ -1,0 +1,153 @@
+"""Every table of a study by its name, as words for people and as a frame for programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from wesar_sweep.analysis import Analysis
+from wesar_sweep.analysis.axes import axis_title, format_value
+from wesar_sweep.analysis.cells import one_cell_a_place
+from wesar_sweep.reports.figures import interval_words, seeds_words
+from wesar_sweep.reports.tables import (
+    METRICS,
+    Matrix,
+    Metric,
+    Table,
+    all_runs_table,
+    best_cells_table,
+    csv_frame,
+    matrix,
+    matrix_table,
+    series_table,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTable:
+    """A table with its words."""
+
+    name: str
+    """Such as ``matrix``: its name for exports."""
+    caption: str
+    table: Table
+    """As people read it, rounded."""
+    frame: pl.DataFrame
+    """The numbers behind it, unrounded, under their YAML names."""
+
+
+def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTable]:
+    """All tables that this study has data for.
+
+    Args:
+        analysis: The study.
+        metric: What matrix and paper show; default the loss there and the perplexity here.
+    """
+    found: list[NamedTable] = []
+    grid = matrix(analysis)
+    if grid is not None and not analysis.cells.is_empty():
+        shown = metric or "loss"
+        caption = (
+            f"{METRICS[shown].capitalize()} with 95 % bootstrap interval over seeds "
+            f"({interval_words(analysis)}), then diverged/counted runs with Wilson's 95 % interval."
+        )
+        table = matrix_table(grid, metric=shown)
+        found.append(NamedTable("matrix", caption, table, _matrix_frame(grid, shown)))
+        shown = metric or "ppl"
+        caption = (
+            f"{METRICS[shown].capitalize()}, mean over seeds ({seeds_words(analysis)}), diverged "
+            "runs counted at their initial loss; beneath it diverged/counted runs. Bold is the "
+            "lowest mean."
+        )
+        table = paper_table(analysis, grid, metric=shown)
+        found.append(NamedTable("paper", caption, table, _paper_frame(analysis)))
+    if not analysis.best_cells.is_empty():
+        caption = "Robustness of each series; 95 % intervals; ≥ marks a lower bound."
+        found.append(NamedTable("series", caption, series_table(analysis), _series_frame(analysis)))
+        caption = (
+            "Every cell with a counted run, best first; 95 % intervals: bootstrap over seeds for "
+            "the loss, Wilson's for the divergence rate."
+        )
+        ranked = best_cells_table(analysis, count=None)
+        found.append(NamedTable("cells", caption, ranked, csv_frame(analysis)))
+    if not analysis.outcomes.is_empty():
+        caption = "Every run and how it ended."
+        found.append(NamedTable("runs", caption, all_runs_table(analysis), analysis.outcomes))
+    return found
+
+
+def paper_table(analysis: Analysis, grid: Matrix, *, metric: Metric) -> Table:
+    """The layout of Table 9 of the paper: method and σ² down, lr across, k/n beneath the figure."""
+    knobs = analysis.layout.series
+    known = {
+        row["series"]: tuple(_knob_words(row, knob) for knob in knobs)
+        for row in analysis.cells.unique("series").iter_rows(named=True)
+    }
+    rows: list[tuple[str, ...]] = []
+    strong: set[tuple[int, int]] = set()
+    for label, cells in grid.rows:
+        # A series without any outcome has no row of knobs yet, only its label.
+        stub = known.get(label, (label, *("" for _ in knobs[1:])))
+        best = {place for place, cell in enumerate(cells) if cell.mark == "best"}
+        strong |= {(len(rows), len(knobs) + place) for place in best}
+        rows.append((*stub, *(cell.value(metric) if cell.n else cell.remark for cell in cells)))
+        rows.append((*("" for _ in knobs), *(cell.divergence for cell in cells)))
+    return Table(
+        columns=(*map(axis_title, knobs), *grid.columns),
+        rows=tuple(rows),
+        numeric=(*(False for _ in knobs), *(True for _ in grid.columns)),
+        over=(grid.axis, len(knobs)) if grid.axis else None,
+        strong=frozenset(strong),
+    )
+
+
+def _knob_words(row: dict[str, object], knob: str) -> str:
+    value = row[knob]
+    if knob == "sigma2" and value is None:
+        return "–"
+    return format_value(value, knob=knob)  # type: ignore[arg-type]
+
+
+def _matrix_frame(grid: Matrix, metric: Metric) -> pl.DataFrame:
+    """series, then a column an axis value; null where no run counts."""
+    schema = {"series": pl.String(), **dict.fromkeys(grid.columns, pl.Float64())}
+    rows = [
+        (label, *(cell.figures[metric] if cell.figures else None for cell in cells))
+        for label, cells in grid.rows
+    ]
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _paper_frame(analysis: Analysis) -> pl.DataFrame:
+    """One row a (series, axis value): the knobs, every metric with its interval, k and n."""
+    layout = analysis.layout
+    along = () if layout.axis is None else (layout.axis,)
+    figures = [f"{name}{end}" for name in METRICS for end in ("", "_low", "_high")]
+    placed = one_cell_a_place(analysis.cells, layout=layout)
+    return placed.select(*layout.series, *along, "n", "diverged", *figures)
+
+
+def _series_frame(analysis: Analysis) -> pl.DataFrame:
+    """One row a series: its best cell's figures, then basin, largest stable lr and sensitivity."""
+    along = () if analysis.layout.axis is None else (analysis.layout.axis,)
+    frame = analysis.best_cells.select(
+        "series",
+        "method",
+        *(pl.col(name).alias(f"best_{name}") for name in (*along, "trial", "n", "diverged")),
+        *(pl.col(f"loss{end}").alias(f"best_loss{end}") for end in ("", "_low", "_high")),
+    )
+    for figure, part in (
+        ("basin", analysis.basin_width()),
+        ("stable", analysis.largest_stable_lr()),
+        ("sensitivity", analysis.lr_sensitivity()),
+    ):
+        named = part.drop("method").rename(
+            {
+                name: f"{figure}_{name.removeprefix(f'{figure}_')}"
+                for name in part.columns
+                if name not in ("series", "method")
+            }
+        )
+        frame = frame.join(named, on="series", how="left")
+    return frame
