@@ -13,6 +13,8 @@ from wesar_sweep.analysis.axes import axis_title, format_value
 from wesar_sweep.analysis.verdict import percent
 from wesar_sweep.config.knobs import Scalar
 from wesar_sweep.reports.drawing import (
+    IS_PICKED,
+    IS_SHOWN,
     Chart,
     finish,
     inline,
@@ -45,8 +47,6 @@ def loss_against_axis(analysis: Analysis, *, zoom: float | None = None) -> Chart
         scale = alt.Scale(domain=[low - 0.04 * zoom, low + zoom], nice=False)
     y = alt.Y("loss:Q", title="validation loss (nats a token)", scale=scale)
     colour, shape, dash = series_encodings(look, symbolDash=[1, 0])
-    picked = alt.selection_point(fields=["series"], bind="legend")
-    fade = alt.condition(picked, alt.value(1), alt.value(0.12))
     seed_tip = tooltips(
         ("series", "N"),
         ("where", "N", axis_title(axis)),
@@ -55,7 +55,8 @@ def loss_against_axis(analysis: Analysis, *, zoom: float | None = None) -> Chart
         ("status", "N"),
         ("reason", "N"),
     )
-    marks = alt.Chart(inline(points)).encode(
+    marks = alt.Chart(inline(points)).transform_filter(IS_SHOWN)
+    marks = marks.encode(
         x=x,
         y=alt.Y("capped_loss:Q", scale=scale, title="validation loss (nats a token)"),
         color=colour,
@@ -64,16 +65,15 @@ def loss_against_axis(analysis: Analysis, *, zoom: float | None = None) -> Chart
     layers: list[Any] = []
     if analysis.layout.gridded:
         cells = rounded(_lines(analysis, axis, list(look)))
-        base = alt.Chart(inline(cells)).encode(color=colour)
+        base = alt.Chart(inline(cells)).transform_filter(IS_SHOWN).encode(color=colour)
         band = base.mark_area(clip=True, opacity=0.1).encode(
             x=x, y=alt.Y("loss_low:Q", scale=scale), y2="loss_high:Q", color=colour
         )
-        line = base.mark_line(clip=True).encode(x=x, y=y, strokeDash=dash, opacity=fade)
+        line = base.mark_line(clip=True).encode(x=x, y=y, strokeDash=dash)
         dots = base.mark_point(clip=True, filled=True, size=70, opacity=1).encode(
             x=x,
             y=y,
             shape=shape,
-            opacity=fade,
             tooltip=tooltips(
                 ("series", "N"),
                 ("where", "N", axis_title(axis)),
@@ -85,13 +85,16 @@ def loss_against_axis(analysis: Analysis, *, zoom: float | None = None) -> Chart
         )
         layers += [band, line, dots]
     seeds = marks.transform_filter("datum.status == 'completed'").mark_point(
-        clip=True, filled=True, size=14 if analysis.layout.gridded else 40, opacity=0.55
+        clip=True, filled=True, size=14 if analysis.layout.gridded else 40
     )
     lost = marks.transform_filter("datum.status == 'diverged'").mark_point(
-        clip=True, filled=False, size=75, strokeWidth=1.6, opacity=0.9
+        clip=True, filled=False, size=75, strokeWidth=1.6
     )
-    seeds, lost = (part.encode(opacity=fade, shape=shape) for part in (seeds, lost))
-    chart = alt.layer(*layers, seeds, lost).add_params(picked)
+    seeds, lost = (
+        part.encode(shape=shape, opacity=alt.condition(IS_PICKED, alt.value(0.9), alt.value(0.12)))
+        for part in (seeds, lost)
+    )
+    chart = alt.layer(*layers, seeds, lost)
     return finish(chart.properties(width=640, height=340, autosize=_FIT))
 
 
@@ -111,7 +114,8 @@ def divergence_map(analysis: Analysis) -> Chart:
     ]
     order = [format_value(value, knob=axis) for value in analysis.layout.axis_values]
     names = [name for name in analysis.series if any(row["series"] == name for row in rows)]
-    base = alt.Chart(inline(rounded(rows))).encode(
+    base = alt.Chart(inline(rounded(rows))).transform_filter(IS_SHOWN)
+    base = base.encode(
         x=alt.X(
             "at:N",
             sort=order,

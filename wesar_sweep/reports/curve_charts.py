@@ -13,7 +13,10 @@ import polars as pl
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title, format_value
 from wesar_sweep.reports.drawing import (
+    IS_PICKED,
+    IS_SHOWN,
     Chart,
+    drawn_series,
     finish,
     inline,
     rounded,
@@ -21,7 +24,7 @@ from wesar_sweep.reports.drawing import (
     styles,
     tooltips,
 )
-from wesar_sweep.store.frames import curves_frame
+from wesar_sweep.store.frames import Key, curves_frame
 
 MAX_PANELS = 12
 MAX_CURVES = 500
@@ -59,8 +62,7 @@ def loss_curves(analysis: Analysis) -> Chart:
     band = _LossBand.of(rows, lanes=len(look))
     scale = alt.Scale(type="log", domain=[band.low, band.edge], nice=False)
     colour, _, dash = series_encodings(look)
-    picked = alt.selection_point(fields=["series"], bind="legend")
-    fade = alt.condition(picked, alt.value(0.75), alt.value(0.06))
+    fade = alt.condition(IS_PICKED, alt.value(0.75), alt.value(0.06))
     tip = tooltips(("series", "N"), ("trial", "Q"), ("seed", "Q"), ("status", "N"), ("step", "Q"))
     values = band.ticks if len(band.ticks) > 1 else alt.Undefined
     y = alt.Y("loss:Q", title="training loss", scale=scale, axis=alt.Axis(values=values))
@@ -70,10 +72,10 @@ def loss_curves(analysis: Analysis) -> Chart:
         axis=alt.Axis(tickCount=4, tickMinStep=1),
         scale=alt.Scale(nice=False),
     )
-    base = alt.Chart().encode(x=x, y=y, color=colour, opacity=fade)
+    base = alt.Chart().transform_filter(IS_SHOWN).encode(x=x, y=y, color=colour, opacity=fade)
     lines = base.mark_line(strokeWidth=1.1, clip=True, invalid="break-paths-show-path-domains")
     lines = lines.encode(detail=["trial:N", "seed:N"], strokeDash=dash, tooltip=tip)
-    lines = lines.transform_flatten(["step", "loss"]).add_params(picked)
+    lines = lines.transform_flatten(["step", "loss"])
     # A field and not a datum, with which Vega-Lite would draw every run in every panel.
     limit = alt.Chart().transform_filter("isValid(datum.limit)")
     limit = limit.mark_rule(strokeDash=[2, 3], color="#8b95a3", strokeWidth=0.8)
@@ -83,7 +85,7 @@ def loss_curves(analysis: Analysis) -> Chart:
     # Marks of size 0 and no filter: a panel without a mark would have no extent.
     diverged = "datum.status == 'diverged'"
     ends = base.mark_point(shape="cross", angle=45, filled=True, stroke="white", strokeWidth=0.4)
-    fade_ends = alt.condition(picked, alt.value(1), alt.value(0.06))
+    fade_ends = alt.condition(IS_PICKED, alt.value(1), alt.value(0.06))
     ends = ends.encode(
         x="end:Q",
         y=alt.Y("end_loss:Q", scale=scale),
@@ -230,6 +232,14 @@ def _free_place(x: float, y: float, taken: list[tuple[float, float]]) -> tuple[f
             if inside and all(apart):
                 return at
     return x, y
+
+
+def drawn_runs(analysis: Analysis) -> set[Key]:
+    """The (trial, seed) whose loss curves `loss_curves` draws."""
+    if analysis.cells.is_empty():
+        return set()
+    runs = _curve_runs(analysis, drawn_series(analysis))
+    return set(runs.select("trial", "seed").rows())
 
 
 def _curve_runs(analysis: Analysis, shown: list[str]) -> pl.DataFrame:

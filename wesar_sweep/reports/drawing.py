@@ -25,6 +25,18 @@ MAX_SERIES = 10
 
 DIGITS = 5
 
+HIDDEN = alt.VariableParameter(name="hidden", value=[])
+"""Series that the page's reader switched off."""
+
+PICKED = alt.VariableParameter(name="picked", value=-1)
+"""The trial whose runs the reader picked in the matrix; -1 is none."""
+
+IS_SHOWN = "indexof(hidden, datum.series) < 0"
+"""Whether a record's series is switched on."""
+
+IS_PICKED = "picked < 0 || datum.trial === picked"
+"""Whether a record belongs to the picked trial, or none is picked."""
+
 
 def drawn_series(analysis: Analysis) -> list[str]:
     """The series that charts show, in the order of the legend."""
@@ -92,7 +104,8 @@ def _plain(value: Any) -> Any:
 
 
 def finish(chart: Any) -> Chart:
-    """The chart in the theme."""
+    """The chart in the theme, with the parameters that the page sets."""
     chart.config = alt.Config.from_dict(config())
+    chart.params = [HIDDEN, PICKED]
     finished: Chart = chart
     return finished

@@ -96,7 +96,8 @@ def _loss_figures(analysis: Analysis) -> list[Figure]:
     shown = drawn_series(analysis)
     if len(shown) < len(set(analysis.cells["series"])):
         what += f" Shown are the {len(shown)} series with the lowest loss."
-    best = analysis.verdict.best
+    runs = int(analysis.cells["n"].sum())
+    best = f"{runs} runs, {seeds}. {analysis.verdict.best}"
     first = Figure(
         name="loss-against-axis",
         title=f"Loss against {axis}",
@@ -155,7 +156,10 @@ def _loss_curves(analysis: Analysis) -> Figure:
             f"series. A panel whose runs all ended early says so and has its own step axis."
             f"{left_out}"
         ),
-        alt=f"Training loss against step of {len(analysis.curves)} runs.",
+        alt=(
+            f"Training loss against step of {len(curve_charts.drawn_runs(analysis))} runs. "
+            f"{analysis.verdict.best}"
+        ),
     )
 
 
@@ -169,7 +173,10 @@ def _update_ratios(analysis: Analysis) -> Figure:
             "of each series: one run, its first seed that completed (n = 1, no interval)."
             + _probe_rule(analysis)
         ),
-        alt="Update ratio against step of the up and down projections, one panel a series.",
+        alt=(
+            "Update ratio against step of the up and down projections, one panel a series. "
+            + _probe_range(analysis, "update_ratio")
+        ),
     )
 
 
@@ -184,13 +191,22 @@ def _norms(analysis: Analysis) -> Figure:
             "runs as above (n = 1, no interval). Without a reparametrization the two are equal."
             + _probe_rule(analysis)
         ),
-        alt="Norms against step of the up and down projections, one panel a series.",
+        alt=(
+            "Norms against step of the up and down projections, one panel a series. "
+            + _probe_range(analysis, "weight_norm")
+        ),
     )
 
 
 def _probe_rule(analysis: Analysis) -> str:
     every = analysis.study.probes.every
     return f" Probed every {every} steps." if every else ""
+
+
+def _probe_range(analysis: Analysis, probe: str) -> str:
+    runs, low, high = probe_charts.probe_range(analysis, probe)
+    what = {"update_ratio": "update ratio", "weight_norm": "‖W‖"}[probe]
+    return f"{runs} runs, {what} from {low:.3g} to {high:.3g}."
 
 
 def coverage_words(n: int) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ from markupsafe import Markup
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.verdict import ties_words
 from wesar_sweep.reports import asked
+from wesar_sweep.reports.curve_charts import drawn_runs
+from wesar_sweep.reports.drawing import drawn_series
 from wesar_sweep.reports.figures import Figure, figures, interval_words, seeds_words
 from wesar_sweep.reports.tables import (
     METRICS,
@@ -122,6 +125,8 @@ def render(
         series=series_table(analysis),
         figures=drawn,
         specs=[(figure.name, _spec(figure)) for figure in drawn],
+        switches=drawn_series(analysis),
+        runs=_json(_runs(analysis)) if grid else None,
         diverged=run_table(analysis, status="diverged", count=LISTED_RUNS),
         failed=run_table(analysis, status="failed", count=LISTED_RUNS),
         listed=LISTED_RUNS,
@@ -147,7 +152,31 @@ def _spec(figure: Figure) -> Markup:
     # The page says that it is Vega-Lite; the address would be the only one in the page's data.
     spec.pop("$schema", None)
     spec["description"] = figure.alt
-    text = json.dumps(spec, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _json(spec)
+
+
+def _runs(analysis: Analysis) -> dict[int, list[tuple[int, str, float | None, int, str, bool]]]:
+    """What the page shows of a picked cell, by trial.
+
+    Returns:
+        Of each run seed, status, final loss in nats a token (None where it is missing or not
+        finite), steps trained, reason, and whether its loss curve is drawn.
+    """
+    drawn = drawn_runs(analysis)
+    found: dict[int, list[tuple[int, str, float | None, int, str, bool]]] = {}
+    names = ("trial", "seed", "status", "val_loss", "steps_trained", "reason")
+    for trial, seed, status, loss, steps, reason in (
+        analysis.outcomes.select(names).sort("trial", "seed").rows()
+    ):
+        final = None if loss is None or not math.isfinite(loss) else round(loss, 4)
+        row = (seed, status, final, steps, reason or "", (trial, seed) in drawn)
+        found.setdefault(trial, []).append(row)
+    return found
+
+
+def _json(value: Any) -> Markup:
+    """JSON that can stand in a script element: nothing in it ends one."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c"))
 
 

@@ -15,7 +15,15 @@ import polars as pl
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.verdict import setting
-from wesar_sweep.reports.drawing import Chart, drawn_series, finish, inline, rounded, tooltips
+from wesar_sweep.reports.drawing import (
+    IS_SHOWN,
+    Chart,
+    drawn_series,
+    finish,
+    inline,
+    rounded,
+    tooltips,
+)
 from wesar_sweep.reports.theme import ROLE_COLOURS
 from wesar_sweep.store.frames import probes_frame
 
@@ -59,10 +67,20 @@ def has_probe(analysis: Analysis, probe: str, *, roles: Sequence[str] = ("u", "w
     return not _probes(analysis, probe, roles).is_empty()
 
 
+def probe_range(
+    analysis: Analysis, probe: str, *, roles: Sequence[str] = ("u", "w")
+) -> tuple[int, float, float]:
+    """How many runs are drawn of a probe, its least and its largest finite value (NaN if none)."""
+    frame = _probes(analysis, probe, roles)
+    drawn = frame["value"].explode()
+    finite = drawn.filter(drawn.is_finite()).to_list() or [math.nan]
+    return frame.select("trial", "seed").unique().height, min(finite), max(finite)
+
+
 def _probes(analysis: Analysis, probe: str, roles: Sequence[str]) -> pl.DataFrame:
     """The probe in the first completed seed (else the first) of each series' best cell."""
     chosen: dict[str, tuple[int, int]] = {}
-    panels: dict[tuple[int, int], str] = {}
+    panels: dict[tuple[int, int], tuple[str, str]] = {}
     shown = drawn_series(analysis)
     for cell in analysis.best_cells.iter_rows(named=True):
         if cell["series"] not in shown:
@@ -72,14 +90,17 @@ def _probes(analysis: Analysis, probe: str, roles: Sequence[str]) -> pl.DataFram
             if (cell["trial"], seed) in analysis.curves:
                 chosen[cell["series"]] = (cell["trial"], seed)
                 name = setting(cell, study=analysis.study, layout=analysis.layout)
-                panels[cell["trial"], seed] = name
+                panels[cell["trial"], seed] = (name, cell["series"])
                 break
     keys = [chosen[name] for name in shown if name in chosen]
     # All layers of a run must share their steps: probes are few, so none is left out below this.
     frame = probes_frame({key: analysis.curves[key] for key in keys}, probe=probe, roles=roles)
     frame = _every_nth(frame, most=80)
     named = [panels[trial, seed] for trial, seed in frame.select("trial", "seed").rows()]
-    return frame.with_columns(pl.Series("panel", named, dtype=pl.String))
+    return frame.with_columns(
+        pl.Series("panel", [panel for panel, _ in named], dtype=pl.String),
+        pl.Series("series", [series for _, series in named], dtype=pl.String),
+    )
 
 
 def _every_nth(frame: pl.DataFrame, *, most: int) -> pl.DataFrame:
@@ -100,7 +121,7 @@ def _probe_chart(
     words = {"u": "up projection (u)", "w": "down projection (w)"}
     labels = [words.get(role, role) for role in roles]
     colours = [ROLE_COLOURS.get(role, "#6b7280") for role in roles]
-    keep = ("panel", "label", "layer", "kind", "step", "value", "seed")
+    keep = ("panel", "series", "label", "layer", "kind", "step", "value", "seed")
     records = [
         {**{k: row[k] for k in keep}, "role": words.get(row["role"], row["role"])} for row in rows
     ]
@@ -126,6 +147,7 @@ def _probe_chart(
         encodings["strokeDash"] = alt.StrokeDash("kind:N", scale=dashes)
     chart = (
         alt.Chart(inline(rounded(records)))
+        .transform_filter(IS_SHOWN)
         .mark_line(strokeWidth=1.5, opacity=0.85, invalid="break-paths-show-path-domains")
         .transform_flatten(["step", "value"])
         # A norm or ratio of 0 has no place on a logarithmic axis.

@@ -40,6 +40,12 @@ class MatrixCell:
     """From 0 (as good as the best cell) to 1 (no better than the initial loss)."""
 
     @property
+    def trial(self) -> int:
+        """The cell's trial; only where there is an outcome."""
+        assert self.figures is not None, "a place without an outcome has no trial"
+        return int(self.figures["trial"])
+
+    @property
     def n(self) -> int:
         """Runs that count."""
         return self.figures["n"] if self.figures else 0
