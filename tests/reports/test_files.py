@@ -43,6 +43,14 @@ def test_themes_differ_in_paper_and_ink(analysis: Analysis, tmp_path: Path) -> N
     assert 'fill="#1d2430"' not in found["dark"]
 
 
+def test_no_word_is_black_on_the_dark_paper(analysis: Analysis, tmp_path: Path) -> None:
+    """The map's legend has a title, whose colour Vega leaves black unless told."""
+    out = tmp_path / "map.svg"
+    write_figures(analysis, name="divergence-map", out=out, theme="dark")
+    assert "divergence rate" in out.read_text()
+    assert not re.search(r'<text[^>]*fill="(#000|black)', out.read_text())
+
+
 def test_all_figures_and_all_tables_fill_a_folder(analysis: Analysis, tmp_path: Path) -> None:
     write_figures(analysis, name="all", out=tmp_path / "f")
     assert {path.stem for path in (tmp_path / "f").glob("*.svg")} == {

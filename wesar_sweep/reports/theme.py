@@ -153,6 +153,7 @@ def config(theme: Theme = "light", *, background: str = "transparent") -> dict[s
             "orient": "top",
             "title": None,
             "labelColor": ink,
+            "titleColor": ink,
             "labelFontSize": 12,
             "labelLimit": 320,
             "symbolSize": 90,
