@@ -1,9 +1,9 @@
 """How often the report's 95 % intervals hold the truth, on invented studies whose truth is known.
 
 ``python benchmarks/interval_coverage.py [--studies 1000]`` prints a Markdown table, a row an
-interval and kind of losses, a column a number of seeds; a minute or
-two on one core. Shares are in percent; of 1,000 studies a share of 95 is known to 0.7 points (one standard error). Wilson's is no simulation:
-its share is summed over the binomial distribution.
+interval and kind of losses, a column a number of seeds; a minute or two on one core. Shares are
+in percent; of 1,000 studies a share of 95 is known to 0.7 points (one standard error). Wilson's
+is no simulation: its share is summed over the binomial distribution.
 """
 
 from __future__ import annotations

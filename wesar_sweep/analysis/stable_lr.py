@@ -27,11 +27,11 @@ SCHEMA = pl.Schema(
         ("note", pl.String()),
     ]
 )
-"""``lr`` is null where even the lowest counted one is not stable. ``next_lr`` is the
-next that was tried; the true limit may be below ``lr`` too, since few seeds often show no diverged
-run where some would. Where ``next_n`` is 0 every run there was pruned or failed, and ``lost_above``
-counts such lr up to the next that has a counted run. ``at_edge``: no higher lr was tried. ``from_lowest``: the lowest lr of the grid has a counted
-run."""
+"""``lr`` is null where even the lowest counted one is not stable. ``next_lr`` is the next that was
+tried; the true limit may be below ``lr`` too, since few seeds often show no diverged run where some
+would. Where ``next_n`` is 0 every run there was pruned or failed, and ``lost_above`` counts such lr
+up to the next that has a counted run. ``at_edge``: no higher lr was tried. ``from_lowest``: the
+lowest lr of the grid has a counted run."""
 
 
 def largest_stable_lr(cells: pl.DataFrame, *, layout: Axes, bound: float = 0.0) -> pl.DataFrame:
