@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +131,6 @@ def main() -> None:
     parser.add_argument("--runs", default="500,1000", help="sizes of the study; multiples of 20")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--dry", action="store_true", help="only print")
     options = parser.parse_args()
     for asked in map(int, options.runs.split(",")):
         study = a_study(asked, steps=options.steps)
@@ -140,19 +139,9 @@ def main() -> None:
             runs = fabricate(directory, study, steps=options.steps)
             costs = [measure(directory) for _ in range(options.repeats)]
         case = f"{runs} runs x {options.steps} steps"
-        rows = [
-            Measurement("report", figure, tuple(getattr(cost, name) for cost in costs), case)
-            for figure, name in (
-                ("wall time (s)", "seconds"),
-                ("peak memory (GB)", "peak_gb"),
-                ("page (MB)", "page_mb"),
-            )
-        ]
-        for row in rows:
-            low, middle, high = (row.quantile(share) for share in (0.2, 0.5, 0.8))
-            print(f"{case}: {row.figure} {middle:.2f} ({low:.2f} to {high:.2f})")
-        if not options.dry:
-            append(rows)
+        names = [field.name for field in fields(Cost)]
+        found = {name: tuple(getattr(cost, name) for cost in costs) for name in names}
+        append([Measurement("report", name, values, case) for name, values in found.items()])
 
 
 if __name__ == "__main__":

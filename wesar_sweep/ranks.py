@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,17 +59,13 @@ def lead(
         return
     from wesar_sweep.training.data_parallel import Ranks
 
-    if in_job:
-        ranks = Ranks.join(rank=0, size=size, address=_address_in_job(), device=device)
-        yield ranks
-        ranks.tell("stop")
-        ranks.leave()
-        return
-    with (
-        tempfile.TemporaryDirectory(prefix="wesar-sweep-ranks-") as folder,
-        _others(directory, size=size, address=f"file://{folder}/meet", device=device) as ending,
-    ):
-        ranks = Ranks.join(rank=0, size=size, address=f"file://{folder}/meet", device=device)
+    others = (
+        nullcontext((_address_in_job(), threading.Event()))
+        if in_job
+        else _others(directory, size=size, device=device)
+    )
+    with others as (address, ending):
+        ranks = Ranks.join(rank=0, size=size, address=address, device=device)
         yield ranks
         ending.set()
         ranks.tell("stop")
@@ -111,33 +107,35 @@ def _interface_towards(host: str) -> str:
 
 @contextmanager
 def _others(
-    directory: StudyDirectory, *, size: int, address: str, device: torch.device
-) -> Iterator[threading.Event]:
-    """Ranks 1 to size − 1 on this machine; the event that is given says that they may end."""
+    directory: StudyDirectory, *, size: int, device: torch.device
+) -> Iterator[tuple[str, threading.Event]]:
+    """Ranks 1 to size − 1 on this machine: where to meet them, and what says that they may end."""
     # This machine's own name may not be known to it.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable, "-m", "wesar_sweep.ranks", str(directory.root),
-                "--rank", str(rank), "--size", str(size), "--address", address,
-                "--device", device.type,
-            ]
-        )
-        for rank in range(1, size)
-    ]  # fmt: skip
-    ending = threading.Event()
-    for process in processes:
-        threading.Thread(target=_end_with, args=(process, ending), daemon=True).start()
-    try:
-        yield ending
+    with tempfile.TemporaryDirectory(prefix="wesar-sweep-ranks-") as folder:
+        address = f"file://{folder}/meet"
+        processes = [
+            subprocess.Popen(
+                [
+                    sys.executable, "-m", "wesar_sweep.ranks", str(directory.root),
+                    "--rank", str(rank), "--size", str(size), "--address", address,
+                    "--device", device.type,
+                ]
+            )
+            for rank in range(1, size)
+        ]  # fmt: skip
+        ending = threading.Event()
         for process in processes:
-            process.wait(timeout=_GRACE_S)
-    finally:
-        ending.set()
-        for process in processes:
-            process.kill()
-            process.wait()
+            threading.Thread(target=_end_with, args=(process, ending), daemon=True).start()
+        try:
+            yield address, ending
+            for process in processes:
+                process.wait(timeout=_GRACE_S)
+        finally:
+            ending.set()
+            for process in processes:
+                process.kill()
+                process.wait()
 
 
 def _end_with(process: subprocess.Popen[bytes], ending: threading.Event) -> None:

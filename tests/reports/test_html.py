@@ -2,7 +2,6 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from browser import CHROMIUM
 from invented_study import invent, lr_study, write_study
 
 from wesar_sweep.analysis import Analysis
@@ -271,11 +271,6 @@ def test_the_report_is_quick_imports_included(directory: StudyDirectory, tmp_pat
     # The promise is 8 s on two idle cores; a busy machine gets as much again.
     assert time.perf_counter() - start < 16
     assert out.exists()
-
-
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
 
 
 @pytest.mark.browser

@@ -39,10 +39,10 @@ def figures(analysis: Analysis) -> list[Figure]:
         found.append(_divergence_map(analysis))
     if analysis.curves and not analysis.cells.is_empty() and drawn_series(analysis):
         found.append(_loss_curves(analysis))
-    if probe_charts.has_probe(analysis, "update_ratio"):
-        found.append(_update_ratios(analysis))
-    if probe_charts.has_probe(analysis, "weight_norm"):
-        found.append(_norms(analysis))
+    if ratios := _probe_range(analysis, "update_ratio"):
+        found.append(_update_ratios(analysis, ratios))
+    if norms := _probe_range(analysis, "weight_norm"):
+        found.append(_norms(analysis, norms))
     return found
 
 
@@ -163,7 +163,7 @@ def _loss_curves(analysis: Analysis) -> Figure:
     )
 
 
-def _update_ratios(analysis: Analysis) -> Figure:
+def _update_ratios(analysis: Analysis, ratios: str) -> Figure:
     return Figure(
         name="update-ratios",
         title="Update ratios of up and down projection",
@@ -175,12 +175,12 @@ def _update_ratios(analysis: Analysis) -> Figure:
         ),
         alt=(
             "Update ratio against step of the up and down projections, one panel a series. "
-            + _probe_range(analysis, "update_ratio")
+            + ratios
         ),
     )
 
 
-def _norms(analysis: Analysis) -> Figure:
+def _norms(analysis: Analysis, norms: str) -> Figure:
     return Figure(
         name="norms",
         title="Norms of up and down projection",
@@ -191,10 +191,7 @@ def _norms(analysis: Analysis) -> Figure:
             "runs as above (n = 1, no interval). Without a reparametrization the two are equal."
             + _probe_rule(analysis)
         ),
-        alt=(
-            "Norms against step of the up and down projections, one panel a series. "
-            + _probe_range(analysis, "weight_norm")
-        ),
+        alt=("Norms against step of the up and down projections, one panel a series. " + norms),
     )
 
 
@@ -204,7 +201,10 @@ def _probe_rule(analysis: Analysis) -> str:
 
 
 def _probe_range(analysis: Analysis, probe: str) -> str:
+    """What a probe's chart holds, in words; empty where no run has the probe."""
     runs, low, high = probe_charts.probe_range(analysis, probe)
+    if not runs:
+        return ""
     what = {"update_ratio": "update ratio", "weight_norm": "‖W‖"}[probe]
     return f"{runs} runs, {what} from {low:.3g} to {high:.3g}."
 

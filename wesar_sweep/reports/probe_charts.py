@@ -62,11 +62,6 @@ def norms(analysis: Analysis, *, roles: Sequence[str] = ("u", "w")) -> Chart:
     return _probe_chart(analysis, rows, title="norm", roles=roles, kinds=tuple(kinds.values()))
 
 
-def has_probe(analysis: Analysis, probe: str, *, roles: Sequence[str] = ("u", "w")) -> bool:
-    """Whether there is anything to draw of a probe."""
-    return not _probes(analysis, probe, roles).is_empty()
-
-
 def probe_range(
     analysis: Analysis, probe: str, *, roles: Sequence[str] = ("u", "w")
 ) -> tuple[int, float, float]:

@@ -174,7 +174,7 @@ class PostgresDatabase(StudyDatabase):
 
     def __init__(self, url: StorageUrl, *, study: str, idle_timeout_s: float) -> None:
         """Open it, and make the tables where they are missing."""
-        self.url, self.study = url, study
+        self.url = url
         options = _engine_options(url, idle_timeout_s, pooled=True)
 
         def backend() -> RDBStorage:
@@ -204,7 +204,7 @@ class PostgresDatabase(StudyDatabase):
     def _begin(self, session: _Session) -> None:
         def lock() -> None:
             try:
-                session.execute(_LOCK, {"name": self.study})
+                session.execute(_LOCK, {"name": self._log_name})
             except SQLAlchemyError:
                 session.rollback()
                 raise
