@@ -74,6 +74,7 @@ if rank:
         follow(ranks, text)
     except RanksDiffer:
         os._exit(3)  # The library may abort a process whose connections its peer has closed.
+    ranks.leave()
     sys.exit(0)
 stack = LeaderStack(
     runs[0].architecture, ranks=ranks, slots=len(runs), train_S=text,
@@ -97,6 +98,7 @@ if "--spoil" in sys.argv:
         print(error, flush=True)
     os._exit(0)
 ranks.tell("stop")
+ranks.leave()
 print(json.dumps({
     "loss": [x.tolist() for x, _, _ in found], "norm": [x.tolist() for _, x, _ in found],
     "update_ratio": [p[steps - 1]["update_ratio"].tolist() for _, _, p in found], "end": losses[0],
