@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title
@@ -17,12 +19,26 @@ ZOOM = 0.5
 """Nats above the best that the closer view of the loss shows."""
 
 
+Section = Literal["loss", "inside", "spikes", "size", "search", "cost"]
+SECTIONS: Mapping[Section, str] = {
+    "loss": "Loss and divergence",
+    "inside": "Inside the runs",
+    "spikes": "Spikes",
+    "size": "Size",
+    "search": "Search",
+    "cost": "Cost",
+}
+"""The parts of the page that hold figures, in its order, with their headings."""
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
     """A chart with its words."""
 
     name: str
     """Such as ``loss-against-axis``: its anchor in the page and its name for exports."""
+    section: Section
+    """Where the page shows it."""
     title: str
     chart: Chart
     caption: str
@@ -100,6 +116,7 @@ def _loss_figures(analysis: Analysis) -> list[Figure]:
     best = f"{runs} runs, {seeds}. {analysis.verdict.best}"
     first = Figure(
         name="loss-against-axis",
+        section="loss",
         title=f"Loss against {axis}",
         chart=charts.loss_against_axis(analysis),
         caption=what,
@@ -107,6 +124,7 @@ def _loss_figures(analysis: Analysis) -> list[Figure]:
     )
     second = Figure(
         name="loss-near-best",
+        section="loss",
         title=f"The same, within {ZOOM:g} nats of the best",
         chart=charts.loss_against_axis(analysis, zoom=ZOOM),
         caption=f"The lower part of the figure before; lines leave it above. {rule}",
@@ -120,6 +138,7 @@ def _divergence_map(analysis: Analysis) -> Figure:
     n, k = int(analysis.cells["n"].sum()), int(analysis.cells["diverged"].sum())
     return Figure(
         name="divergence-map",
+        section="loss",
         title="Where runs diverge",
         chart=charts.divergence_map(analysis),
         caption=(
@@ -145,6 +164,7 @@ def _loss_curves(analysis: Analysis) -> Figure:
         left_out += f" Of {len(analysis.curves)} runs at most {curve_charts.MAX_CURVES} are shown."
     return Figure(
         name="loss-curves",
+        section="loss",
         title="Training loss",
         chart=curve_charts.loss_curves(analysis),
         caption=(
@@ -166,6 +186,7 @@ def _loss_curves(analysis: Analysis) -> Figure:
 def _update_ratios(analysis: Analysis, ratios: str) -> Figure:
     return Figure(
         name="update-ratios",
+        section="inside",
         title="Update ratios of up and down projection",
         chart=probe_charts.update_ratios(analysis),
         caption=(
@@ -183,6 +204,7 @@ def _update_ratios(analysis: Analysis, ratios: str) -> Figure:
 def _norms(analysis: Analysis, norms: str) -> Figure:
     return Figure(
         name="norms",
+        section="inside",
         title="Norms of up and down projection",
         chart=probe_charts.norms(analysis),
         caption=(

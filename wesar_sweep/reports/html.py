@@ -27,7 +27,14 @@ from wesar_sweep.analysis.verdict import ties_words
 from wesar_sweep.reports import asked
 from wesar_sweep.reports.curve_charts import drawn_runs
 from wesar_sweep.reports.drawing import drawn_series
-from wesar_sweep.reports.figures import Figure, figures, interval_words, seeds_words
+from wesar_sweep.reports.figures import (
+    SECTIONS,
+    Figure,
+    figures,
+    interval_words,
+    seeds_words,
+)
+from wesar_sweep.reports.named_tables import NamedTable, tables
 from wesar_sweep.reports.tables import (
     METRICS,
     Table,
@@ -123,7 +130,7 @@ def render(
         metrics=METRICS,
         ranked=None if grid else best_cells_table(analysis),
         series=series_table(analysis),
-        figures=drawn,
+        sections=_sections(drawn, tables(analysis)),
         specs=[(figure.name, _spec(figure)) for figure in drawn],
         switches=drawn_series(analysis),
         runs=_json(_runs(analysis)) if grid else None,
@@ -145,6 +152,19 @@ def vega_bundle() -> str:
     script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     # An HTML parser ends a script at this text, wherever it stands.
     return script.replace("</script", "<\\/script")
+
+
+def _sections(
+    drawn: Sequence[Figure], named: Sequence[NamedTable]
+) -> list[tuple[str, str, list[NamedTable], list[Figure]]]:
+    """The parts of the page that have something to show: name, heading, tables, figures."""
+    found: list[tuple[str, str, list[NamedTable], list[Figure]]] = []
+    for name, heading in SECTIONS.items():
+        shown = [table for table in named if table.section == name]
+        charts = [figure for figure in drawn if figure.section == name]
+        if shown or charts:
+            found.append((name, heading, shown, charts))
+    return found
 
 
 def _spec(figure: Figure) -> Markup:

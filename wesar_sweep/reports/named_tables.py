@@ -9,7 +9,7 @@ import polars as pl
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title, format_value
 from wesar_sweep.analysis.cells import one_cell_a_place
-from wesar_sweep.reports.figures import interval_words, seeds_words
+from wesar_sweep.reports.figures import Section, interval_words, seeds_words
 from wesar_sweep.reports.tables import (
     METRICS,
     Matrix,
@@ -35,6 +35,9 @@ class NamedTable:
     """As people read it, rounded."""
     frame: pl.DataFrame
     """The numbers behind it, unrounded, under their YAML names."""
+    section: Section | None = None
+    """Where the page shows it, under `title`; None: in a place of its own, or not at all."""
+    title: str = ""
 
 
 def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTable]:
