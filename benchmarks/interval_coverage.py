@@ -21,6 +21,7 @@ from wesar_sweep.analysis.basin import basin_width, basins
 from wesar_sweep.analysis.intervals import Interval, bootstrap_mean, student_mean, wilson
 from wesar_sweep.analysis.lr_curves import SeriesLosses
 from wesar_sweep.analysis.lr_sensitivity import lr_sensitivity
+from wesar_sweep.analysis.paired import MIN_BOOTSTRAP_SEEDS, paired_difference
 from wesar_sweep.analysis.stable_lr import largest_stable_lr
 
 SEEDS = (2, 3, 5, 8, 20)
@@ -63,6 +64,11 @@ LOSSES: dict[str, tuple[Draw, float]] = {
 }
 
 
+def of_a_cell(values: Array) -> Interval | None:
+    """Student's interval as the report's cells have it: between 0 and the initial loss."""
+    return student_mean(values, least=0.0, most=START)
+
+
 def mean_coverage(
     interval: Callable[[Array], Interval | None], draw: Draw, truth: float, *, n: int, studies: int
 ) -> float:
@@ -98,6 +104,34 @@ def sensitivity_coverage(*, n: int, noise: float, studies: int) -> float:
     rng = np.random.default_rng(n)
     frame = lr_sensitivity([bowl(rng, n, noise=noise) for _ in range(studies)])
     return _share(frame, "sensitivity", truth)
+
+
+def difference_coverage(*, n: int, studies: int) -> float:
+    """Share of the intervals of a paired difference of two series that hold the true one, 0.1.
+
+    A seed shifts all its pairs alike, as its batches do, and noise comes to each.
+    """
+    rng = np.random.default_rng(n)
+    layout = Axes("lr", ("method",), (), gridded=True, axis_values=tuple(LRS.tolist()))
+    held = 0
+    for _ in range(studies):
+        shift = 0.1 + 0.03 * rng.standard_normal((1, n))
+        pairs_Ln = shift + 0.02 * rng.standard_normal((len(LRS), n))
+        found = paired_difference(two_series(pairs_Ln), "a", "b", layout=layout)
+        held += found.low is not None and found.high is not None and found.low <= 0.1 <= found.high
+    return held / studies
+
+
+def two_series(difference_Ln: Array) -> pl.DataFrame:
+    """Cells of series a, whose losses are all 0, and of series b, which has these, [lr, seed]."""
+    n = difference_Ln.shape[1]
+    frames = [
+        pl.DataFrame({"lr": LRS, "losses": loss_Ln.tolist()}).with_columns(series=pl.lit(series))
+        for series, loss_Ln in (("a", 0 * difference_Ln), ("b", difference_Ln))
+    ]
+    rows = pl.concat(frames).with_row_index("trial")
+    seeds = pl.Series("seeds", [list(range(n))] * rows.height)
+    return rows.with_columns(seeds, n=pl.lit(n), batch=pl.lit(8), context=pl.lit(64))
 
 
 def stable_coverage(*, n: int, studies: int) -> tuple[float, float]:
@@ -142,7 +176,7 @@ def table(studies: int) -> list[tuple[str, list[float]]]:
     rows.append(("divergence rate, Wilson, mean over rates", [float(np.mean(w)) for w in wilsons]))
     rows.append(("divergence rate, Wilson, the worst rate", [float(np.min(w)) for w in wilsons]))
     for kind, (draw, truth) in LOSSES.items():
-        for name, interval in (("Student", student_mean), ("bootstrap", bootstrap_mean)):
+        for name, interval in (("Student", of_a_cell), ("bootstrap", bootstrap_mean)):
             shares = [mean_coverage(interval, draw, truth, n=n, studies=studies) for n in SEEDS]
             rows.append((f"mean, {name}, {kind}", shares))
     for noise in (0.01, 0.03):
@@ -151,10 +185,19 @@ def table(studies: int) -> list[tuple[str, list[float]]]:
         rows.append((f"basin width, {nats}", basin))
         sensitivity = [sensitivity_coverage(n=n, noise=noise, studies=studies) for n in SEEDS]
         rows.append((f"LR sensitivity, {nats}", sensitivity))
+    pairs = [
+        difference_coverage(n=n, studies=studies) if n >= MIN_BOOTSTRAP_SEEDS else float("nan")
+        for n in SEEDS
+    ]
+    rows.append(("paired difference", pairs))
     stable = [stable_coverage(n=n, studies=studies) for n in SEEDS]
     rows.append(("rate at the largest stable lr", [held for held, _ in stable]))
     rows.append(("largest stable lr has true rate 0", [zero for _, zero in stable]))
     return rows
+
+
+def _percent(share: float) -> str:
+    return "–" if np.isnan(share) else f"{100 * share:.1f}"
 
 
 def main() -> None:
@@ -164,7 +207,7 @@ def main() -> None:
     print(f"| 95 % interval of, {studies} studies | " + " | ".join(f"n {n}" for n in SEEDS) + " |")
     print("|---" + "|---:" * len(SEEDS) + "|")
     for name, shares in table(studies):
-        print(f"| {name} | " + " | ".join(f"{100 * share:.1f}" for share in shares) + " |")
+        print(f"| {name} | " + " | ".join(_percent(share) for share in shares) + " |")
 
 
 if __name__ == "__main__":

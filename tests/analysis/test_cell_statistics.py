@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 from invented_study import invent, lr_study, run_of
+from scipy import stats
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.cells import bytes_per_token, chance_loss, one_cell_a_place
@@ -48,6 +49,15 @@ def test_a_cell_worked_by_hand_keeps_its_diverged_runs() -> None:
     assert (cell["survivors"], cell["survivors_loss"]) == (1, 1.0)
     # The control: the mean over survivors alone would have said 1.0.
     assert cell["loss"] != cell["survivors_loss"]
+
+
+def test_the_interval_is_students_within_what_a_capped_loss_can_be() -> None:
+    cell = one_cell([run("completed", loss) for loss in (1.0, 1.2, 1.1, 1.5)])
+    theirs = stats.ttest_1samp([1.0, 1.2, 1.1, 1.5], 0).confidence_interval(0.95)
+    assert (cell["loss_low"], cell["loss_high"]) == pytest.approx((theirs.low, theirs.high))
+    mixed = one_cell([run("completed", 1.0), run("completed", 1.1), run("diverged", None)])
+    # Student's alone would reach from -3.2 to 7.9 nats.
+    assert (mixed["loss_low"], mixed["loss_high"], mixed["ppl_low"]) == (0.0, 5.0, 1.0)
 
 
 def test_infinite_losses_count_as_the_initial_one() -> None:

@@ -1,3 +1,5 @@
+import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -167,6 +169,18 @@ def test_the_interval_covers_where_pairs_of_a_seed_are_alike() -> None:
     # Two standard errors of a share of 0.95 over 200 trials are 0.03.
     assert 0.91 <= by_seed / trials <= 0.985
     assert by_pair / controls < 0.75
+
+
+def test_the_interval_against_every_resample_written_out() -> None:
+    loss_Ln = np.random.default_rng(3).standard_normal((8, 6))
+    found = paired_difference(two_series(loss_Ln), "a", "b", layout=ALONG_LR)
+    by_seed = [sum(column) / 8 for column in loss_Ln.T.tolist()]
+    assert found.mean == pytest.approx(sum(by_seed) / 6)
+    means = np.sort([sum(draw) / 6 for draw in itertools.product(by_seed, repeat=6)])
+    # Hesterberg's expanded tail, of 6^6 resamples of equal weight.
+    left_out = int(len(means) * stats.norm.cdf(-math.sqrt(6 / 5) * stats.t.ppf(0.975, 5)))
+    expected = means[left_out], means[-1 - left_out]
+    assert (found.low, found.high) == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_seed_has_one_sign_however_many_pairs_it_has() -> None:

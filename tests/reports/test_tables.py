@@ -1,4 +1,5 @@
 import io
+import re
 from typing import Any
 
 import polars as pl
@@ -8,6 +9,7 @@ from rich.console import Console
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.reports import html, markdown
+from wesar_sweep.reports.named_tables import tables
 from wesar_sweep.reports.tables import (
     best_cells_table,
     csv_frame,
@@ -151,3 +153,24 @@ def test_a_value_that_is_off_reaches_every_report(
     page = html.render(found, provenance={}, bundle="")
     for text in (markdown.render(found, provenance={}), page, stream.getvalue()):
         assert all(label in text for label in labels)
+
+
+def test_no_table_and_no_verdict_loses_a_diverged_run(analysis: Analysis) -> None:
+    raw = analysis.raw_outcomes
+    every, lost = raw.height, raw.filter(pl.col("status") == "diverged").height
+    assert lost > 5
+    found = {table.name: table for table in tables(analysis)}
+    for name in ("paper", "cells"):
+        frame = found[name].frame
+        assert (frame["n"].sum(), frame["diverged"].sum()) == (every, lost), name
+    for name in ("matrix", "paper", "cells", "series"):
+        words = re.findall(r"(\d+)/(\d+)", str(found[name].table.rows))
+        counts = sum(int(k) for k, _ in words), sum(int(n) for _, n in words)
+        assert counts == (lost, every), name
+    runs = found["runs"]
+    assert runs.frame.height == len(runs.table.rows) == every
+    assert str(runs.table.rows).count("'diverged'") == lost
+    # The control: without them everything looks better.
+    kept = Analysis(analysis.study, raw.filter(pl.col("status") != "diverged"))
+    assert kept.cells["loss"].max() < analysis.cells["loss"].max()
+    assert kept.largest_stable_lr()["lr"].max() > analysis.largest_stable_lr()["lr"].max()

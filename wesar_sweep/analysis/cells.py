@@ -7,8 +7,9 @@ figures), all of which keep diverged runs in:
   machine: both are counted beside n and are in no mean.
 - The *capped loss* of a run is min(validation loss, initial loss); what is not finite, or missing
   because the run diverged, is the initial loss. Each run is capped before the mean is taken.
-- Intervals of means are bootstraps over seeds (`wesar_sweep.analysis.intervals`), and null for one
-  seed. Perplexity is exp of the mean loss in nats a token, so its interval is that of the loss.
+- Intervals of means are Student's over seeds (`wesar_sweep.analysis.intervals`), cut at 0 and at
+  the initial loss, which no capped loss passes; null for one seed. Perplexity is exp of the mean
+  loss in nats a token, so its interval is that of the loss.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from wesar_sweep.analysis.axes import Axes, with_series
-from wesar_sweep.analysis.intervals import Interval, bootstrap_mean, wilson
+from wesar_sweep.analysis.intervals import Interval, student_mean, wilson
 from wesar_sweep.config.study import Study
 from wesar_sweep.store.frames import KNOBS
 
@@ -132,7 +133,8 @@ def _figures(runs: pl.DataFrame, per_token: float) -> dict[str, object]:
     rate = wilson(diverged.height, n)
     losses = counted["capped_loss"].to_numpy()
     loss = float(losses.mean()) if n else None
-    spread = bootstrap_mean(losses)
+    highest = counted["start_loss"].max()
+    spread = student_mean(losses, least=0.0, most=float(highest)) if n else None  # type: ignore[arg-type]
     survivors = counted.filter(pl.col("status") == "completed")
     per_nat = 1 / (math.log(2) * per_token)
     return {

@@ -1,8 +1,12 @@
-"""Intervals: Wilson for a rate, the bootstrap for a mean over seeds, Student's t for a difference.
+"""Intervals: Wilson for a rate, Student's t for a mean, the bootstrap for figures made of means.
 
 Every interval is two-sided at the level `CONFIDENCE`. Nothing here knows of studies.
 
-The bootstrap. A cell has few seeds, so it resamples them exactly: all multisets of n seeds with
+A mean over seeds has Student's interval: with the usual 3 seeds a bootstrap holds the mean of
+normal losses in 75 % of cases, Student's in 95 % (measured: ``benchmarks/interval_coverage.py``).
+
+The bootstrap is for what has no such formula, as the width of a basin. There are few seeds, so it
+resamples them exactly: all multisets of n seeds with
 their multinomial probabilities up to n = `EXACT_SEEDS`, and `DRAWS` draws of a generator seeded
 with `GENERATOR_SEED` above that. Its quantiles are those of the *expanded percentile interval*
 (Hesterberg, "What teachers should know about the bootstrap", arXiv 1411.5279): at a tail of
@@ -21,12 +25,15 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 CONFIDENCE = 0.95
 EXACT_SEEDS = 8
 DRAWS = 9_999
 GENERATOR_SEED = 20241
+
+# scipy.special and not scipy.stats, which takes a second to import.
+_NORMAL_QUANTILE = float(special.ndtri(0.5 + CONFIDENCE / 2))
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -51,11 +58,18 @@ class Resamples:
 
 
 def wilson(k: int, n: int) -> Interval | None:
-    """Wilson's interval of a rate of which k of n were seen; None where n is 0."""
+    """Wilson's interval of a rate of which k of n were seen; None where n is 0.
+
+    Without continuity correction: Wilson, JASA 22 (1927) 209; Brown, Cai and DasGupta, Statistical
+    Science 16 (2001), equation 4.
+    """
     if n == 0:
         return None
-    found = stats.binomtest(k, n).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
-    return Interval(float(found.low), float(found.high))
+    z = _NORMAL_QUANTILE
+    centre = (k + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
+    # Exact at the ends, where rounding would leave them by a bit.
+    return Interval(0.0 if k == 0 else centre - half, 1.0 if k == n else centre + half)
 
 
 @cache
@@ -79,8 +93,7 @@ def resamples(n: int) -> Resamples:
 
 def tail(n: int) -> float:
     """The share that the expanded percentile interval of n >= 2 seeds leaves out on each side."""
-    t = stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1)
-    return float(stats.norm.cdf(-math.sqrt(n / (n - 1)) * t))
+    return float(special.ndtr(-math.sqrt(n / (n - 1)) * _student_quantile(n - 1)))
 
 
 def percentile_interval(samples: Vector, *, n: int) -> Interval | None:
@@ -122,19 +135,30 @@ def bootstrap_coverage_bound(n: int) -> float:
     return 1 - 2.0 ** (1 - n)
 
 
-def student_mean(values: Vector) -> Interval | None:
-    """Student's t interval of a mean; None for fewer than 2 values."""
+def student_mean(
+    values: Vector, *, least: float = -math.inf, most: float = math.inf
+) -> Interval | None:
+    """Student's t interval of a mean; None for fewer than 2 values.
+
+    Args:
+        values: One a seed.
+        least: No value can be lower, so the interval ends there.
+        most: No value can be higher.
+    """
     n = len(values)
     if n < 2:
         return None
-    half = stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    half = _student_quantile(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
     mean = float(np.mean(values))
-    return Interval(mean - half, mean + half)
+    return Interval(max(mean - half, least), min(mean + half, most))
+
+
+def _student_quantile(freedom: int) -> float:
+    return float(special.stdtrit(freedom, 0.5 + CONFIDENCE / 2))
 
 
 def sign_test(differences: Vector) -> float:
     """Two-sided p of the exact sign test that the median difference is 0; ties are left out."""
-    signs = np.sign(differences[differences != 0])
-    if not len(signs):
-        return 1.0
-    return float(stats.binomtest(int((signs > 0).sum()), len(signs)).pvalue)
+    n, higher = int((differences != 0).sum()), int((differences > 0).sum())
+    # Both tails of a fair coin's n throws; in the middle they overlap.
+    return min(1.0, 2 * float(special.bdtr(min(higher, n - higher), n, 0.5)))

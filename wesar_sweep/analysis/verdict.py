@@ -111,7 +111,7 @@ def _best(cells: pl.DataFrame, *, study: Study, layout: Axes, ties: Ties, so_far
         spread = "one seed, so there is no interval"
     else:
         low, high = f"{cell['loss_low']:.3f}", f"{cell['loss_high']:.3f}"
-        spread = _spread(low, high, n=cell["n"])
+        spread = f"95 % interval {low} to {high}, {_count(cell['n'], 'seed')}"
     lost = "none diverged" if cell["n"] > 1 else "it did not diverge"
     if cell["diverged"]:
         lost = f"{cell['diverged']} of {cell['n']} diverged"

@@ -8,12 +8,11 @@ from typing import Any
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import format_value, searched_knobs
 from wesar_sweep.analysis.basin import TOLERANCE
-from wesar_sweep.analysis.intervals import DRAWS, EXACT_SEEDS, GENERATOR_SEED
 from wesar_sweep.analysis.lr_sensitivity import CAVEATS
 from wesar_sweep.analysis.paired import MIN_MARKED_SEEDS
 from wesar_sweep.config.space import Choices, Parameter, values
 from wesar_sweep.config.study import Study, SyntheticData, TextData
-from wesar_sweep.reports.figures import coverage_words, divergence_words
+from wesar_sweep.reports.figures import bootstrap_words, divergence_words
 from wesar_sweep.stability.spikes import MIN_PAIRED_RUNS
 from wesar_sweep.store.beat import Beat
 from wesar_sweep.store.drive import Drive
@@ -126,7 +125,7 @@ def methods_and_limits(analysis: Analysis) -> list[Fact]:
     """How every figure is computed, and what it cannot say."""
     study = analysis.study
     counts = analysis.cells["n"].to_list()
-    coverage = coverage_words(min(counts)) if counts else ""
+    bootstrap = bootstrap_words(min(counts)) if counts else ""
     return [
         (
             "Cell and n",
@@ -143,9 +142,9 @@ def methods_and_limits(analysis: Analysis) -> list[Fact]:
         ),
         (
             "95 % interval of a loss",
-            f"Expanded percentile bootstrap over seeds; every resample is enumerated up to "
-            f"{EXACT_SEEDS} seeds, above that {DRAWS:,} are drawn with generator seed "
-            f"{GENERATOR_SEED}. {coverage} Skewed losses are covered less often. "
+            "Student's t over seeds, cut at 0 and at the initial loss, which no capped loss "
+            "passes; none for one seed. On invented studies it holds 95 % of the means of normal "
+            "losses at any n, and 87 to 92 % of lognormal ones (skewness 3.7). "
             "Where a setting diverges now and then, few seeds often show no diverged run, and then "
             "the interval misses the true mean: at a rate of 1 in 10 and 3 seeds in 73 % of cases. "
             "Read the interval of the divergence rate beside it. "
@@ -172,9 +171,10 @@ def methods_and_limits(analysis: Analysis) -> list[Fact]:
             "Basin width",
             f"Decades of lr around a series' own best over which the cell mean stays within "
             f"{TOLERANCE:g} nats of it, log-linear between grid points; its interval is a "
-            "bootstrap over seeds, resampled together at every lr. Multiplying lr by a constant "
-            "does not change it. Where the grid ends inside the basin it is a lower bound (≥). It "
-            "says nothing of how good the best is, and no more than the grid's spacing allows.",
+            f"bootstrap over seeds, resampled together at every lr. {bootstrap} Multiplying lr by "
+            "a constant does not change it. Where the grid ends inside the basin it is a lower "
+            "bound (≥). It says nothing of how good the best is, and no more than the grid's "
+            "spacing allows.",
         ),
         (
             "Largest stable lr",
@@ -186,7 +186,8 @@ def methods_and_limits(analysis: Analysis) -> list[Fact]:
         (
             "LR sensitivity",
             "Wortsman et al. 2023 (arXiv 2309.14322): mean over the lr grid of the capped loss "
-            "minus its least value. " + " ".join(CAVEATS),
+            "minus its least value; interval as "
+            "of the basin. " + " ".join(CAVEATS),
         ),
         (
             "Spikes",

@@ -8,7 +8,13 @@ from typing import Literal
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title
-from wesar_sweep.analysis.intervals import bootstrap_coverage_bound
+from wesar_sweep.analysis.intervals import (
+    CONFIDENCE,
+    DRAWS,
+    EXACT_SEEDS,
+    GENERATOR_SEED,
+    bootstrap_coverage_bound,
+)
 from wesar_sweep.analysis.verdict import percent
 from wesar_sweep.config.space import values
 from wesar_sweep.config.study import Divergence
@@ -72,14 +78,6 @@ def seeds_words(analysis: Analysis) -> str:
     return f"n = {span} seed{'' if high == 1 else 's'} a cell"
 
 
-def interval_words(analysis: Analysis) -> str:
-    """How many seeds a bootstrap interval stands on, and what it can cover with so few."""
-    counts = [int(n) for n in analysis.cells["n"].to_list() if n > 0]
-    bound = bootstrap_coverage_bound(min(counts)) if counts and min(counts) >= 2 else 1.0
-    words = seeds_words(analysis)
-    return words if bound >= 0.95 else f"{words}, with which it covers at most {percent(bound)}"
-
-
 def divergence_words(rule: Divergence) -> str:
     """The rule by name, with its parameters, in one sentence."""
     return (
@@ -98,8 +96,8 @@ def _loss_figures(analysis: Analysis) -> list[Figure]:
     seeds = seeds_words(analysis)
     if analysis.layout.gridded:
         what = (
-            "Lines join cell means of the capped loss; bands are 95 % bootstrap intervals over "
-            f"seeds ({interval_words(analysis)}). Small marks are seeds, moved sideways a little "
+            "Lines join cell means of the capped loss; bands are 95 % Student intervals over "
+            f"seeds ({seeds}). Small marks are seeds, moved sideways a little "
             "so that they do not hide each other. Open marks are diverged runs, drawn and "
             "counted at their initial loss where the final one is missing, not finite or "
             f"higher. {rule}"
@@ -231,14 +229,18 @@ def _probe_range(analysis: Analysis, probe: str) -> str:
     return f"{runs} runs, {what} from {low:.3g} to {high:.3g}."
 
 
-def coverage_words(n: int) -> str:
-    """What an interval of so few seeds can promise at most."""
+def bootstrap_words(n: int) -> str:
+    """How a bootstrap over so few seeds is made, and what it can promise at most."""
     if n < 2:
-        return "With one seed a cell there is no interval of the loss."
+        return "With one seed a cell there is none."
+    words = (
+        f"An expanded percentile bootstrap: every resample is enumerated up to {EXACT_SEEDS} "
+        f"seeds, above that {DRAWS:,} are drawn with generator seed {GENERATOR_SEED}."
+    )
     bound = bootstrap_coverage_bound(n)
-    if bound >= 0.95:
-        return ""
+    if bound >= CONFIDENCE:
+        return words
     return (
-        f"With {n} seeds a bootstrap interval can cover the true mean in at most {percent(bound)} "
-        "of cases, because it cannot leave the range of the seeds: read it as that range."
+        f"{words} With {n} seeds it can cover the truth in at most about {percent(bound)} of "
+        "cases, because it cannot leave the range of the seeds: read it as that range."
     )

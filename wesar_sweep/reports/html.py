@@ -31,7 +31,6 @@ from wesar_sweep.reports.figures import (
     SECTIONS,
     Figure,
     figures,
-    interval_words,
     seeds_words,
 )
 from wesar_sweep.reports.named_tables import NamedTable, tables
@@ -124,7 +123,6 @@ def render(
         tokens=f"{int(analysis.outcomes['tokens'].sum()):,}",
         series_count=len(analysis.series),
         seeds=seeds_words(analysis),
-        interval=interval_words(analysis),
         ties=ties_words(analysis.ties),
         matrix=grid,
         metrics=METRICS,

@@ -9,7 +9,7 @@ from typing import Any
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.verdict import ties_words
 from wesar_sweep.reports import asked
-from wesar_sweep.reports.figures import divergence_words, interval_words
+from wesar_sweep.reports.figures import divergence_words, seeds_words
 from wesar_sweep.reports.tables import (
     METRICS,
     Metric,
@@ -64,8 +64,8 @@ def render(
         "",
         table(matrix_table(grid, metric=metric) if grid else best_cells_table(analysis)),
         "",
-        f"{METRICS[metric].capitalize()} with 95 % bootstrap interval over seeds "
-        f"({interval_words(analysis)}), then diverged/counted runs with Wilson's 95 % interval. "
+        f"{METRICS[metric].capitalize()} with Student's 95 % interval over seeds "
+        f"({seeds_words(analysis)}), then diverged/counted runs with Wilson's 95 % interval. "
         f"Best is the lowest mean. {ties_words(analysis.ties)} "
         f"{divergence_words(study.divergence)}",
         "",

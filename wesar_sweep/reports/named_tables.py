@@ -9,7 +9,7 @@ import polars as pl
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title, format_value
 from wesar_sweep.analysis.cells import one_cell_a_place
-from wesar_sweep.reports.figures import Section, interval_words, seeds_words
+from wesar_sweep.reports.figures import Section, seeds_words
 from wesar_sweep.reports.tables import (
     METRICS,
     Matrix,
@@ -52,8 +52,8 @@ def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTab
     if grid is not None and not analysis.cells.is_empty():
         shown = metric or "loss"
         caption = (
-            f"{METRICS[shown].capitalize()} with 95 % bootstrap interval over seeds "
-            f"({interval_words(analysis)}), then diverged/counted runs with Wilson's 95 % interval."
+            f"{METRICS[shown].capitalize()} with Student's 95 % interval over seeds "
+            f"({seeds_words(analysis)}), then diverged/counted runs with Wilson's 95 % interval."
         )
         table = matrix_table(grid, metric=shown)
         found.append(NamedTable("matrix", caption, table, _matrix_frame(grid, shown)))
@@ -69,7 +69,7 @@ def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTab
         caption = "Robustness of each series; 95 % intervals; ≥ marks a lower bound."
         found.append(NamedTable("series", caption, series_table(analysis), _series_frame(analysis)))
         caption = (
-            "Every cell with a counted run, best first; 95 % intervals: bootstrap over seeds for "
+            "Every cell with a counted run, best first; 95 % intervals: Student's over seeds for "
             "the loss, Wilson's for the divergence rate."
         )
         ranked = best_cells_table(analysis, count=None)

@@ -20,6 +20,7 @@ told. Values that are not finite never enter the window.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -150,12 +151,23 @@ def find_paired_spikes(
 
 
 def _spikes(values_S: Series, rule: Spikes) -> Iterator[Spike]:
-    median_S, mad_S = _trailing_statistics(values_S, window=rule.window)
+    finite_S = np.isfinite(values_S)
+    finite = values_S[finite_S]
+    # By number of finite values before: entry n is of finite[max(0, n - window) : n].
+    before_S: NDArray[np.int64] = np.cumsum(finite_S) - finite_S
+    median_S = _trailing_medians(finite, window=rule.window)[before_S]
+    # NaN, where there is too little history, compares false.
     with np.errstate(invalid="ignore"):
         jump_S = values_S - median_S
-        # NaN, where there is too little history, compares false.
+        risen = np.flatnonzero(~finite_S | (jump_S > rule.min_jump))
+    # The MAD decides nothing elsewhere.
+    mad_S = np.full(len(values_S), np.nan)
+    mad_S[risen] = _trailing_mads(
+        finite, median_S[risen], before=before_S[risen], window=rule.window
+    )
+    with np.errstate(invalid="ignore"):
         high_S = jump_S > np.maximum(rule.min_jump, rule.z * ROBUST_SIGMA * mad_S)
-    high_S |= ~np.isfinite(values_S)
+    high_S |= ~finite_S
     starts = np.flatnonzero(high_S & ~np.concatenate([[False], high_S[:-1]]))
     # A value that is not finite is the highest there is, and never a recovery.
     value_S = np.where(np.isfinite(values_S), values_S, np.inf)
@@ -183,24 +195,41 @@ def _spikes(values_S: Series, rule: Spikes) -> Iterator[Spike]:
         )
 
 
-def _trailing_statistics(values_S: Series, *, window: int) -> tuple[Series, Series]:
-    """Median and MAD of the last `window` finite values before each step; NaN without history."""
-    finite_S = np.isfinite(values_S)
-    finite = values_S[finite_S]
-    # By number of finite values before: entry n is of finite[max(0, n - window) : n].
+def _trailing_medians(finite: Series, *, window: int) -> Series:
+    """The median of the last `window` values before each place and the end; NaN without history."""
+    # Imported late: a process that trains judges its first run after minutes.
+    from scipy.ndimage import rank_filter
+
     median = np.full(len(finite) + 1, np.nan)
-    mad = np.full(len(finite) + 1, np.nan)
-    for count in range(MIN_HISTORY, min(window, len(finite) + 1)):
-        median[count] = np.median(finite[:count])
-        mad[count] = np.median(np.abs(finite[:count] - median[count]))
+    grown: list[float] = []
+    for count, value in enumerate(finite[: window - 1].tolist(), start=1):
+        insort(grown, value)
+        if count >= MIN_HISTORY:
+            median[count] = (grown[(count - 1) // 2] + grown[count // 2]) / 2
     if len(finite) >= window:
-        # Blocks keep the copies that a median makes to a few megabytes, however long the curve.
-        block = max(1, 500_000 // window)
+        # The filter's window is around a place; what it makes of the borders is cut off.
+        inner = slice(window // 2, window // 2 + len(finite) - window + 1)
+        below, above = (
+            rank_filter(finite, rank, size=window)[inner]
+            for rank in ((window - 1) // 2, window // 2)
+        )
+        median[window:] = (below + above) / 2
+    return median
+
+
+def _trailing_mads(
+    finite: Series, median_C: Series, *, before: NDArray[np.int64], window: int
+) -> Series:
+    """The MAD about each median, of the last `window` of so many finite values before it."""
+    mad_C = np.full(len(before), np.nan)
+    full = before >= window
+    for place in np.flatnonzero(~full & (before >= MIN_HISTORY)):
+        mad_C[place] = np.median(np.abs(finite[: before[place]] - median_C[place]))
+    if full.any():
         windows = sliding_window_view(finite, window)
-        for first in range(0, len(windows), block):
-            part = windows[first : first + block]
-            at = slice(first + window, first + window + len(part))
-            median[at] = np.median(part, axis=1)
-            mad[at] = np.median(np.abs(part - median[at, None]), axis=1)
-    before_S: NDArray[np.int64] = np.cumsum(finite_S) - finite_S
-    return median[before_S], mad[before_S]
+        chosen = np.flatnonzero(full)
+        # Blocks keep the copies that a median makes to a few megabytes, however long the curve.
+        for part in np.array_split(chosen, 1 + len(chosen) * window // 500_000):
+            values = windows[before[part] - window]
+            mad_C[part] = np.median(np.abs(values - median_C[part, None]), axis=1)
+    return mad_C
