@@ -1,7 +1,9 @@
 """The page as a reader uses it, in a real browser."""
 
 import json
+import re
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from browser import CHROMIUM, Browser, chromium
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.reports import write
+from wesar_sweep.reports.html import render
 from wesar_sweep.store.layout import StudyDirectory
 
 pytestmark = [
@@ -54,6 +57,11 @@ CONTRAST = """(() => {
   }
   return found.sort((a, b) => a[0] - b[0]);
 })()"""
+
+
+# What axe holds against the page, but for what it leaves to people to judge.
+AXE = """axe.run(document, OPTIONS).then((found) => found.violations.map(
+    (one) => [one.id, one.help, one.nodes[0].html.slice(0, 200)]))"""
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +109,35 @@ def test_a_cell_shows_its_runs_and_lets_go_of_them(page: Browser, analysis: Anal
         page.press("Enter")
         assert page.run(PANEL) == rows
     assert page.complaints == []
+
+
+def test_a_page_of_500_runs_draws_offline_and_shows_a_cell(
+    browser: Browser, many_runs: Analysis, tmp_path: Path
+) -> None:
+    assert many_runs.outcomes.height > 500
+    file = tmp_path / "large.html"
+    file.write_text(render(many_runs, provenance={}))
+    before = len(browser.requests)
+    browser.open(file)
+    told = re.findall(r'data-spec="spec-([^"]+)"', file.read_text())
+    assert browser.run("document.querySelectorAll('.chart svg').length") == len(told) > 3
+    cell = a_lost_cell(many_runs)
+    browser.click(f'[data-trial="{cell["trial"]}"] button')
+    assert len(browser.run(PANEL)) == cell["n"] == 16
+    browser.run("new Promise((done) => setTimeout(done, 500))")
+    assert 0 < browser.run(BRIGHT) <= 16 < browser.run(LINES)
+    assert browser.requests[before:] == [file.as_uri()] and browser.complaints == []
+
+
+def test_axe_finds_nothing_to_mend(page: Browser) -> None:
+    page.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    page.click("[data-trial] button")
+    page.run((files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8") + "; 0")
+    assert page.run(AXE.replace("OPTIONS", "{}")) == []
+    # The control: it does look.
+    page.run("document.querySelector('svg').removeAttribute('aria-label')")
+    found = page.run(AXE.replace("OPTIONS", "{runOnly: ['svg-img-alt']}"))
+    assert [one[0] for one in found] == ["svg-img-alt"]
 
 
 def test_a_series_is_switched_off_in_every_chart_and_on_again(page: Browser) -> None:
