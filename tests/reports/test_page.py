@@ -118,6 +118,28 @@ def test_a_series_is_switched_off_in_every_chart_and_on_again(page: Browser) -> 
     assert page.complaints == []
 
 
+def test_a_switch_draws_the_loss_against_effective_lr(page: Browser) -> None:
+    shown = """[...document.querySelectorAll('figure[id^=loss-]')].filter((one) =>
+        one.checkVisibility() && one.querySelector('svg .mark-line path')).map((one) => one.id)"""
+    before = page.run(shown)
+    assert before == ["loss-against-axis", "loss-near-best", "loss-curves"]
+    page.click('.switches input[value="he"]')
+    page.click('.choice input[value="effective lr"]')
+    page.run("new Promise((done) => setTimeout(done, 1500))")
+    assert page.run(shown) == [
+        "loss-against-effective-lr",
+        "loss-near-best-effective-lr",
+        "loss-curves",
+    ]
+    # What is drawn anew keeps what the reader switched off.
+    lines = "document.querySelectorAll('#loss-against-effective-lr svg .mark-line path').length"
+    assert page.run(lines) == 3
+    page.press("ArrowUp")
+    page.run("new Promise((done) => setTimeout(done, 1500))")
+    assert page.run(shown) == before
+    assert page.complaints == []
+
+
 def test_tables_sort_numbers_as_numbers(page: Browser) -> None:
     # Values that words would put in another order.
     page.run("""document.querySelectorAll('[aria-labelledby=series] tbody tr').forEach(
