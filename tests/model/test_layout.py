@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from wesar_sweep.config.matrices import role_of
 from wesar_sweep.config.run import Architecture
-from wesar_sweep.model.layout import Layout, role_of
+from wesar_sweep.model.layout import Layout
 from wesar_sweep.model.plain import PlainDecoder
 
 

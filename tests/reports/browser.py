@@ -16,7 +16,7 @@ from typing import Any
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
-KEYS = {"Enter": 13, "Escape": 27, "Tab": 9}
+KEYS = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowUp": 38}
 DRAWN = """new Promise((done) => {
   const look = () => document.documentElement.dataset.drawn ? done(true) : setTimeout(look, 50);
   look();

@@ -37,6 +37,8 @@ def data_sets(spec: Any) -> Iterator[list[dict[str, Any]]]:
 NAMES = [
     "loss-against-axis",
     "loss-near-best",
+    "loss-against-effective-lr",
+    "loss-near-best-effective-lr",
     "divergence-map",
     "loss-curves",
     "update-ratios",
@@ -72,6 +74,24 @@ def test_seeds_are_moved_aside_and_keep_their_true_lr(analysis: Analysis) -> Non
     )
     assert {row["lr"] for row in seeds} == set(analysis.layout.axis_values)
     assert all(abs(math.log10(row["at"] / row["lr"])) < 0.06 for row in seeds)
+
+
+def test_against_effective_lr_each_series_is_moved_by_its_gate(analysis: Analysis) -> None:
+    chart = charts.loss_against_axis(analysis, effective=True)
+    lines = next(rows for rows in data_sets(chart.to_dict()) if "loss_low" in rows[0])
+    # The square root of 1/64 over that of σ²; five digits are written.
+    gates = {"wesar σ²=4e-5": math.sqrt(1 / 64 / 4e-5), "wesar σ²=1e-3": math.sqrt(1 / 64 / 1e-3)}
+    for row in lines:
+        moved = row["lr"] * gates.get(row["series"], 1.0)
+        assert row["at"] == pytest.approx(moved, rel=1e-4) == row["effective_lr"]
+    plain = charts.loss_against_axis(analysis).to_dict()
+    assert all(
+        row["at"] == row["lr"]
+        for row in next(rows for rows in data_sets(plain) if "loss_low" in rows[0])
+    )
+    (figure,) = (one for one in figures(analysis) if one.name == "loss-against-effective-lr")
+    assert "α₀ is 1 for small and he, 19.8 for wesar σ²=4e-5" in figure.caption
+    assert "n = 3 seeds" in figure.caption and "Weight decay acts on W" in figure.caption
 
 
 def test_loss_curves_hold_every_run_thinned(analysis: Analysis) -> None:

@@ -1,7 +1,6 @@
 """The page as a reader uses it, in a real browser."""
 
 import json
-import re
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -119,8 +118,9 @@ def test_a_page_of_500_runs_draws_offline_and_shows_a_cell(
     file.write_text(render(many_runs, provenance={}))
     before = len(browser.requests)
     browser.open(file)
-    told = re.findall(r'data-spec="spec-([^"]+)"', file.read_text())
-    assert browser.run("document.querySelectorAll('.chart svg').length") == len(told) > 3
+    shown = "[...document.querySelectorAll('.chart')].filter((one) => one.checkVisibility())"
+    drawn = browser.run(f"{shown}.map((one) => one.querySelectorAll('svg').length)")
+    assert set(drawn) == {1} and len(drawn) > 3
     cell = a_lost_cell(many_runs)
     browser.click(f'[data-trial="{cell["trial"]}"] button')
     assert len(browser.run(PANEL)) == cell["n"] == 16
@@ -152,6 +152,28 @@ def test_a_series_is_switched_off_in_every_chart_and_on_again(page: Browser) -> 
     page.click('.switches input[value="he"]')
     page.run("new Promise((done) => setTimeout(done, 800))")
     assert page.run(count) == before
+    assert page.complaints == []
+
+
+def test_a_switch_draws_the_loss_against_effective_lr(page: Browser) -> None:
+    shown = """[...document.querySelectorAll('figure[id^=loss-]')].filter((one) =>
+        one.checkVisibility() && one.querySelector('svg .mark-line path')).map((one) => one.id)"""
+    before = page.run(shown)
+    assert before == ["loss-against-axis", "loss-near-best", "loss-curves"]
+    page.click('.switches input[value="he"]')
+    page.click('.choice input[value="effective lr"]')
+    page.run("new Promise((done) => setTimeout(done, 1500))")
+    assert page.run(shown) == [
+        "loss-against-effective-lr",
+        "loss-near-best-effective-lr",
+        "loss-curves",
+    ]
+    # What is drawn anew keeps what the reader switched off.
+    lines = "document.querySelectorAll('#loss-against-effective-lr svg .mark-line path').length"
+    assert page.run(lines) == 3
+    page.press("ArrowUp")
+    page.run("new Promise((done) => setTimeout(done, 1500))")
+    assert page.run(shown) == before
     assert page.complaints == []
 
 

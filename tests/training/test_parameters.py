@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from wesar_sweep.config.initial_std import initial_std
+from wesar_sweep.config.matrices import role_of
 from wesar_sweep.config.run import Architecture
 from wesar_sweep.kernels import data_order
 from wesar_sweep.model.fold import fold
-from wesar_sweep.model.initialisation import initial_std, standard_normal
-from wesar_sweep.model.layout import role_of
+from wesar_sweep.model.initialisation import standard_normal
 from wesar_sweep.model.plain import PlainDecoder
 from wesar_sweep.training import parameters as parameters_module
 

@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 
 from wesar_sweep.analysis.axes import Axes, with_series
+from wesar_sweep.analysis.effective_lr import with_effective_lr
 from wesar_sweep.analysis.intervals import Interval, student_mean, wilson
 from wesar_sweep.config.study import Study
 from wesar_sweep.store.frames import KNOBS
@@ -105,7 +106,8 @@ def cells(outcomes: pl.DataFrame, *, study: Study, layout: Axes) -> pl.DataFrame
         layout: `axes(study)`.
 
     Returns:
-        trial, series, every knob, then the columns of `FIGURES`. A cell without a counted run has
+        trial, series, every knob, initial_gate and effective_lr (`analysis.effective_lr`), then the
+        columns of `FIGURES`. A cell without a counted run has
         n = 0 and null figures.
     """
     runs = with_capped_loss(outcomes, study=study)
@@ -122,8 +124,8 @@ def cells(outcomes: pl.DataFrame, *, study: Study, layout: Axes) -> pl.DataFrame
         for (trial,), part in runs.group_by(["trial"], maintain_order=True)
     ]
     frame = pl.DataFrame(rows, schema=schema, orient="row").sort("trial")
-    named = with_series(frame, layout)
-    return named.select("trial", "series", *KNOBS, *FIGURES)
+    named = with_effective_lr(with_series(frame, layout), study=study)
+    return named.select("trial", "series", *KNOBS, "initial_gate", "effective_lr", *FIGURES)
 
 
 def _figures(runs: pl.DataFrame, per_token: float) -> dict[str, object]:

@@ -19,6 +19,7 @@ _COLUMNS = (
     "series",
     "method",
     "trial",
+    "effective_lr",
     "n",
     "diverged",
     "rate",
@@ -78,9 +79,9 @@ def lr_curves(cells: pl.DataFrame, *, layout: Axes) -> pl.DataFrame:
         layout: `axes(study)`.
 
     Returns:
-        The axis under its YAML name, then series, method, trial, n, diverged, the rate and the loss
-        with their intervals, and the mean initial loss. No row where nothing is searched along an
-        axis. Cells without a counted run are left out.
+        The axis under its YAML name, then series, method, trial, the effective lr, n, diverged, the
+        rate and the loss with their intervals, and the mean initial loss. No row where nothing is
+        searched along an axis. Cells without a counted run are left out.
     """
     if layout.axis is None:
         return cells.clear().select(*_COLUMNS)
@@ -97,13 +98,13 @@ def seed_points(
 
     Returns:
         The axis under its YAML name, then trial, seed, capped_loss, val_loss, status, diverged_at,
-        reason, series and method.
+        reason, series, method and effective_lr.
     """
     runs = with_capped_loss(outcomes, study=study).filter("counted")
     keep = ["trial", "seed", "capped_loss", "val_loss", "status", "diverged_at", "reason"]
     if layout.axis is not None:
         keep.insert(0, layout.axis)
-    named = cells.select("trial", "series", "method")
+    named = cells.select("trial", "series", "method", "effective_lr")
     return runs.select(keep).join(named, on="trial", how="left").sort("series", "trial", "seed")
 
 

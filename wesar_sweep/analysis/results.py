@@ -105,6 +105,11 @@ class Analysis:
         """Every counted run as a point."""
         return seed_points(self.outcomes, self.cells, study=self.study, layout=self.layout)
 
+    @property
+    def shows_effective_lr(self) -> bool:
+        """Whether lr is the axis and means more or less than lr to the weights of some series."""
+        return self.layout.axis == "lr" and bool((self.cells["initial_gate"] != 1).any())
+
     @cached_property
     def series(self) -> tuple[str, ...]:
         """Labels of all series: those of the grid in its order, then any other found."""

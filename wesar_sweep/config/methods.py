@@ -1,8 +1,8 @@
 """Methods: what a name such as ``wesar`` stands for, and the parts of methods of your own.
 
 A method is an initialisation, a reparametrization and two switches of the embedding. The
-mathematics of the parts is in `wesar_sweep.model.initialisation` and `wesar_sweep.kernels`; here
-are only their names.
+mathematics of the parts is in `wesar_sweep.config.initial_std`, `.parametrization` and
+`wesar_sweep.kernels`; here are only their names.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from functools import cached_property
 
 from torch import Tensor
 
+from wesar_sweep.config.matrices import matrix_shapes
 from wesar_sweep.config.run import Architecture
 
 
@@ -50,11 +51,6 @@ class MatrixGroup:
         return part_KS.unflatten(1, (self.count, self.outputs, self.inputs))
 
 
-def role_of(label: str) -> str:
-    """``layers.0.q`` -> ``q``; the roles are e q k v o u g w p (SCIENCE: g is SwiGLU's gate)."""
-    return label.rpartition(".")[2]
-
-
 @dataclass(frozen=True)
 class Layout:
     """The flat row of one architecture."""
@@ -66,27 +62,12 @@ class Layout:
     @cached_property
     def groups(self) -> tuple[MatrixGroup, ...]:
         """All matrix groups, in the order of the row."""
-        a = self.architecture
-        layers = range(a.depth)
-        up_roles = ("u", "g") if a.ffn == "swiglu" else ("u",)
-        shapes: list[tuple[str, tuple[str, ...], int, int]] = [
-            ("embed", ("e",), a.vocabulary, a.width),
-            ("qkv", tuple(f"layers.{n}.{r}" for n in layers for r in "qkv"), a.width, a.width),
-            ("o", tuple(f"layers.{n}.o" for n in layers), a.width, a.width),
-            (
-                "up",
-                tuple(f"layers.{n}.{r}" for n in layers for r in up_roles),
-                a.ffn_width,
-                a.width,
-            ),
-            ("down", tuple(f"layers.{n}.w" for n in layers), a.width, a.ffn_width),
-        ]
-        if not a.tied:
-            shapes.append(("predict", ("p",), a.vocabulary, a.width))
         groups: list[MatrixGroup] = []
         start = matrix = 0
-        for name, labels, outputs, inputs in shapes:
-            group = MatrixGroup(name, labels, outputs, inputs, start, matrix)
+        for shape in matrix_shapes(self.architecture):
+            group = MatrixGroup(
+                shape.name, shape.labels, shape.outputs, shape.inputs, start, matrix
+            )
             groups.append(group)
             start, matrix = start + group.size, matrix + group.count
         return tuple(groups)

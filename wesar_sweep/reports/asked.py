@@ -12,6 +12,7 @@ from wesar_sweep.analysis.lr_sensitivity import CAVEATS
 from wesar_sweep.analysis.paired import MIN_MARKED_SEEDS
 from wesar_sweep.config.space import Choices, Parameter, values
 from wesar_sweep.config.study import Study, SyntheticData, TextData
+from wesar_sweep.reports import effective_lr
 from wesar_sweep.reports.figures import bootstrap_words, divergence_words
 from wesar_sweep.stability.spikes import MIN_PAIRED_RUNS
 from wesar_sweep.store.beat import Beat
@@ -126,6 +127,7 @@ def methods_and_limits(analysis: Analysis) -> list[Fact]:
     study = analysis.study
     counts = analysis.cells["n"].to_list()
     bootstrap = bootstrap_words(min(counts)) if counts else ""
+    effective = f"{effective_lr.DEFINITION} {effective_lr.READING} {effective_lr.LIMITS}"
     return [
         (
             "Cell and n",
@@ -176,6 +178,7 @@ def methods_and_limits(analysis: Analysis) -> list[Fact]:
             "bound (≥). It says nothing of how good the best is, and no more than the grid's "
             "spacing allows.",
         ),
+        *([("Effective lr", effective)] if analysis.shows_effective_lr else []),
         (
             "Largest stable lr",
             "The highest lr at and below which no run diverged, with the upper end of Wilson's "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import altair as alt
@@ -27,18 +28,23 @@ from wesar_sweep.reports.drawing import (
 _FIT = alt.AutoSizeParams(type="fit", contains="padding")
 
 
-def loss_against_axis(analysis: Analysis, *, zoom: float | None = None) -> Chart:
+def loss_against_axis(
+    analysis: Analysis, *, zoom: float | None = None, effective: bool = False
+) -> Chart:
     """Loss against lr, one line a series with its interval, every seed as a mark.
 
     Args:
         analysis: A study with an axis.
         zoom: Show only this many nats above the lowest loss; None shows everything.
+        effective: Draw against the effective lr; only where the axis is lr.
     """
     axis = analysis.layout.axis
     assert axis is not None, "a study without an axis has no such chart"
     look = styles(analysis)
-    points = rounded(_points(analysis, axis, list(look)))
-    x = _axis_x(analysis, axis)
+    place = "effective_lr" if effective else axis
+    points = rounded(_points(analysis, place, list(look)))
+    x = _effective_x(points) if effective else _axis_x(analysis, axis)
+    also = [("effective_lr", "Q", "effective lr")] if effective else []
     low = min((row["capped_loss"] for row in points), default=0.0)
     high = max((row["capped_loss"] for row in points), default=1.0)
     if zoom is None:
@@ -50,6 +56,7 @@ def loss_against_axis(analysis: Analysis, *, zoom: float | None = None) -> Chart
     seed_tip = tooltips(
         ("series", "N"),
         ("where", "N", axis_title(axis)),
+        *also,
         ("seed", "Q"),
         ("capped_loss", "Q", "loss, capped"),
         ("status", "N"),
@@ -64,7 +71,7 @@ def loss_against_axis(analysis: Analysis, *, zoom: float | None = None) -> Chart
     )
     layers: list[Any] = []
     if analysis.layout.gridded:
-        cells = rounded(_lines(analysis, axis, list(look)))
+        cells = rounded(_lines(analysis, place, list(look)))
         base = alt.Chart(inline(cells)).transform_filter(IS_SHOWN).encode(color=colour)
         band = base.mark_area(clip=True, opacity=0.1).encode(
             x=x, y=alt.Y("loss_low:Q", scale=scale), y2="loss_high:Q", color=colour
@@ -77,6 +84,7 @@ def loss_against_axis(analysis: Analysis, *, zoom: float | None = None) -> Chart
             tooltip=tooltips(
                 ("series", "N"),
                 ("where", "N", axis_title(axis)),
+                *also,
                 ("loss", "Q"),
                 ("interval", "N"),
                 ("n", "Q", "seeds"),
@@ -143,14 +151,15 @@ def divergence_map(analysis: Analysis) -> Chart:
     return finish(alt.layer(cells, words).properties(width=640, height=height, autosize=_FIT))
 
 
-def _points(analysis: Analysis, axis: str, shown: list[str]) -> list[dict[str, Any]]:
+def _points(analysis: Analysis, place: str, shown: list[str]) -> list[dict[str, Any]]:
     """Every counted run; those of different series moved apart a little along the axis."""
+    axis = str(analysis.layout.axis)
     frame = analysis.seed_points.filter(pl.col("series").is_in(shown))
-    names = ("series", "trial", "seed", "capped_loss", "status", "reason", axis)
-    rows = [dict(zip(names, row, strict=True)) for row in frame.select(names).rows()]
+    names = ("series", "trial", "seed", "capped_loss", "status", "reason")
+    rows = list(frame.select(*names, *dict.fromkeys((axis, place))).iter_rows(named=True))
     for row in rows:
         row["where"] = _axis_words(analysis, row[axis])
-        row["at"] = _aside(analysis, row[axis], shown.index(row["series"]), len(shown))
+        row["at"] = _aside(analysis, row[place], shown.index(row["series"]), len(shown))
     return rows
 
 
@@ -164,18 +173,19 @@ def _aside(analysis: Analysis, value: float, index: int, count: int) -> float:
     return value + 0.1 * share * (min(np.diff(known)) if len(known) > 1 else 1.0)
 
 
-def _lines(analysis: Analysis, axis: str, shown: list[str]) -> list[dict[str, Any]]:
+def _lines(analysis: Analysis, place: str, shown: list[str]) -> list[dict[str, Any]]:
+    axis = str(analysis.layout.axis)
     frame = analysis.lr_curves.filter(pl.col("series").is_in(shown))
     rows = []
     for row in frame.iter_rows(named=True):
         spread = "one seed: none"
         if row["loss_low"] is not None:
             spread = f"{row['loss_low']:.3f} to {row['loss_high']:.3f}"
-        keep = ("series", axis, "loss", "loss_low", "loss_high", "n")
+        keep = ("series", axis, place, "loss", "loss_low", "loss_high", "n")
         rows.append(
             {
                 **{name: row[name] for name in keep},
-                "at": row[axis],
+                "at": row[place],
                 "where": _axis_words(analysis, row[axis]),
                 "interval": spread,
                 "divergence": f"{row['diverged']}/{row['n']}",
@@ -200,6 +210,19 @@ def _axis_x(analysis: Analysis, axis: str) -> alt.X:
         pad = 0.05 * (known[-1] - known[0])
         scale = alt.Scale(nice=False, zero=False, domain=[known[0] - pad, known[-1] + pad])
     return alt.X("at:Q", title=axis_title(axis), scale=scale, axis=alt.Axis(**settings))
+
+
+def _effective_x(points: list[dict[str, Any]]) -> alt.X:
+    found = [row["effective_lr"] for row in points]
+    low, high = min(found) / 1.25, max(found) * 1.25
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+    ticks = [float(f"{digit}e{power}") for power in decades for digit in (1, 3)]
+    return alt.X(
+        "at:Q",
+        title="effective lr (lr · initial gate of the median matrix)",
+        scale=alt.Scale(type="log", nice=False, domain=[low, high]),
+        axis=alt.Axis(labelExpr=_label_expression("lr"), values=ticks),
+    )
 
 
 def _axis_words(analysis: Analysis, value: Scalar) -> str:

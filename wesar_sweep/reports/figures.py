@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from wesar_sweep.analysis import Analysis
@@ -18,7 +18,7 @@ from wesar_sweep.analysis.intervals import (
 from wesar_sweep.analysis.verdict import percent
 from wesar_sweep.config.space import values
 from wesar_sweep.config.study import Divergence
-from wesar_sweep.reports import charts, curve_charts, probe_charts
+from wesar_sweep.reports import charts, curve_charts, effective_lr, probe_charts
 from wesar_sweep.reports.drawing import Chart, drawn_series
 
 ZOOM = 0.5
@@ -50,6 +50,8 @@ class Figure:
     caption: str
     alt: str
     """What a reader who cannot see the chart would be told."""
+    choice: str = ""
+    """The word of the section's switch under which the page shows it; empty: always."""
 
 
 def figures(analysis: Analysis) -> list[Figure]:
@@ -128,7 +130,29 @@ def _loss_figures(analysis: Analysis) -> list[Figure]:
         caption=f"The lower part of the figure before; lines leave it above. {rule}",
         alt=f"Validation loss against {axis}, near the lowest loss. {best}",
     )
-    return [first, second]
+    if not analysis.shows_effective_lr:
+        return [first, second]
+    gates = effective_lr.gates_words(analysis, shown)
+    third = Figure(
+        name="loss-against-effective-lr",
+        section="loss",
+        title="Loss against effective lr",
+        chart=charts.loss_against_axis(analysis, effective=True),
+        caption=f"{effective_lr.DEFINITION} {gates} {effective_lr.READING} "
+        f"{effective_lr.LIMITS} {what}",
+        alt=f"Validation loss against effective lr, one line a series. {gates} {best}",
+        choice=effective_lr.NAME,
+    )
+    fourth = Figure(
+        name="loss-near-best-effective-lr",
+        section="loss",
+        title=second.title,
+        chart=charts.loss_against_axis(analysis, zoom=ZOOM, effective=True),
+        caption=second.caption,
+        alt=f"Validation loss against effective lr, near the lowest loss. {gates} {best}",
+        choice=effective_lr.NAME,
+    )
+    return [replace(first, choice="lr"), replace(second, choice="lr"), third, fourth]
 
 
 def _divergence_map(analysis: Analysis) -> Figure:

@@ -134,6 +134,8 @@ def _paper_frame(analysis: Analysis) -> pl.DataFrame:
 def _series_frame(analysis: Analysis) -> pl.DataFrame:
     """One row a series: its best cell's figures, then basin, largest stable lr and sensitivity."""
     along = () if analysis.layout.axis is None else (analysis.layout.axis,)
+    if analysis.shows_effective_lr:
+        along = (*along, "initial_gate", "effective_lr")
     frame = analysis.best_cells.select(
         "series",
         "method",

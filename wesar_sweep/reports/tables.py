@@ -219,6 +219,8 @@ def series_table(analysis: Analysis) -> Table:
     sensitivity = _by_series(analysis.lr_sensitivity())
     if analysis.layout.axis is not None:
         columns.insert(1, f"best {axis_title(analysis.layout.axis)}")
+    if analysis.shows_effective_lr:
+        columns.insert(2, "best effective lr")
     if with_lr:
         columns += ["basin width (decades)", "largest stable lr", "LR sensitivity"]
     columns.append("spikes a run, raw / paired")
@@ -233,6 +235,8 @@ def series_table(analysis: Analysis) -> Table:
         row = [name, loss, f"{diverged}/{runs} ({spread})" if runs else "–"]
         if analysis.layout.axis is not None:
             row.insert(1, _axis_value(best, analysis))
+        if analysis.shows_effective_lr:
+            row.insert(2, format_value(best["effective_lr"], knob="lr", digits=2))
         if with_lr:
             row += [
                 _basin_words(basins[name]),

@@ -1,7 +1,7 @@
 """The actual parameters of K runs: their draw, their effective weights, their gradients.
 
 One flat row a run (`model.layout`). Methods are mixed freely: each matrix group of each run has a
-form (`model.parametrization.Form`), and where a stack holds several, each is computed and the
+form (`config.parametrization.Form`), and where a stack holds several, each is computed and the
 run's own is picked. Nothing reduces over K.
 """
 
@@ -14,11 +14,12 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from wesar_sweep.config.matrices import role_of
+from wesar_sweep.config.parametrization import Form, MatrixParametrization, parametrize
 from wesar_sweep.config.run import Architecture, Run
 from wesar_sweep.kernels import reparametrization as rp
 from wesar_sweep.model.initialisation import standard_normal
-from wesar_sweep.model.layout import Layout, MatrixGroup, role_of
-from wesar_sweep.model.parametrization import Form, MatrixParametrization, parametrize
+from wesar_sweep.model.layout import Layout, MatrixGroup
 from wesar_sweep.training.draws import Draws, drawing_threads
 
 _FORMS: tuple[Form, ...] = ("scalar", "row", "spectral")

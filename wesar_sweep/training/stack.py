@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wesar_sweep.config.parametrization import Form
 from wesar_sweep.config.run import Architecture, Run
 from wesar_sweep.config.study import Precision, Study
 from wesar_sweep.kernels import adamw, cross_entropy, data_order, rope
 from wesar_sweep.model.decoder import Taps, effective_weights, forward
-from wesar_sweep.model.parametrization import Form
 from wesar_sweep.training.parameters import ParameterRows, forms_of, zero_rows
 from wesar_sweep.training.slots import SlotTable
 

@@ -172,6 +172,16 @@
     document.documentElement.dataset.drawn = "true";
   };
   drawAll();
+  for (const choice of document.querySelectorAll(".choice")) {
+    choice.hidden = false;
+    choice.addEventListener("change", (event) => {
+      for (const figure of choice.parentElement.querySelectorAll("[data-choice]")) {
+        figure.hidden = figure.dataset.choice !== event.target.value;
+      }
+      // What was hidden had no width, and was not drawn.
+      drawAll();
+    });
+  }
   let timer = 0;
   window.addEventListener("resize", () => {
     clearTimeout(timer);

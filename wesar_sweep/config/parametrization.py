@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from wesar_sweep.config.initial_std import initial_std
 from wesar_sweep.config.methods import Method
 from wesar_sweep.config.run import Architecture
-from wesar_sweep.model.initialisation import initial_std
 
 Form = Literal["scalar", "row", "spectral"]
 """Forms of `wesar_sweep.kernels.reparametrization`."""
