@@ -45,7 +45,7 @@ def differing_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Diff
 
     Left out are name, title, question and retries, which change no run.
     """
-    flat_a, flat_b = (dict(_flat(side)) for side in (a, b))
+    flat_a, flat_b = (dict(_settings(side)) for side in (a, b))
     found = []
     for key in dict.fromkeys([*flat_a, *flat_b]):
         top = key.partition(".")[0]
@@ -69,6 +69,15 @@ def differing_provenance(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Di
             effect = "the text" if key.startswith("corpus") else "code and machine"
             found.append(Differing(key, words[0], words[1], effect))
     return tuple(found)
+
+
+def _settings(study: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Keys as a reader looks them up: a knob of the space, or the pruner, is one."""
+    for key, value in study.items():
+        if isinstance(value, Mapping) and key != "pruner":
+            yield from ((f"{key}.{name}", one) for name, one in value.items())
+        else:
+            yield key, value
 
 
 def _facts(provenance: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -97,4 +106,6 @@ def _words(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list | tuple):
         return f"[{', '.join(_words(one) for one in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_words(one)}' for key, one in value.items())}}}"
     return str(value)

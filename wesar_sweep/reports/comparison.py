@@ -120,10 +120,10 @@ def cautions(comparison: Comparison) -> list[str]:
         )
     if _lone(comparison):
         found.append("Verdicts and series are of each study’s own cells, which are not the same.")
-    changed = {one.key.split(".")[0] for one in comparison.settings}
-    if "divergence" in changed:
+    changed = {one.key for one in comparison.settings}
+    if any(key.startswith("divergence.") for key in changed):
         found.append("The divergence rules differ: “diverged” does not mean the same in A and B.")
-    if "evaluation" in changed and comparison.same_corpus:
+    if "evaluation.sequences" in changed and comparison.same_corpus:
         found.append("The evaluations differ: final losses are of other held-out sequences.")
     lone = comparison.cells.filter(comparison.cells["pairs"].is_null()).height
     if comparison.same_corpus and comparison.paired and lone:
@@ -162,6 +162,8 @@ def _different(comparison: Comparison) -> str:
     tested, both = comparison.tested, comparison.overall
     if both.pairs and both.identical_pairs == both.pairs:
         return f"All {both.pairs} pairs of runs have the same loss to the last bit."
+    if not both.cells:
+        return "No cell has a counted run in both."
     if tested.is_empty():
         return "No cell could be tested: too few seeds."
     m, k = tested.height, comparison.different.height
