@@ -41,6 +41,7 @@ NAMES = [
     "loss-curves",
     "update-ratios",
     "norms",
+    "importance",
 ]
 
 
