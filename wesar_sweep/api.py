@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from wesar_sweep.analysis import Analysis
+    from wesar_sweep.analysis.compare import Comparison
     from wesar_sweep.reports.drawing import Chart
     from wesar_sweep.reports.tables import Metric
     from wesar_sweep.store.rows import Curve
@@ -161,6 +162,31 @@ def run(
     root = Path(out) if out is not None else RESULTS / study.name
     run_study(study, sweep=sweep, root=root, command=command, quiet=quiet, on_ready=on_ready)
     return Result(study, StudyDirectory(root))
+
+
+def compare(a: Result | Path | str, b: Result | Path | str) -> Comparison:
+    """Two studies cell by cell, finished or not; differences are b − a.
+
+    Args:
+        a: A result or its directory.
+        b: The other.
+
+    Raises:
+        StoreError: There is no study in one of them, or it cannot be read.
+    """
+    from wesar_sweep.analysis.compare import Comparison
+    from wesar_sweep.store.provenance import read_provenance
+
+    sides = [one if isinstance(one, Result) else open_result(one) for one in (a, b)]
+    facts = [read_provenance(side.directory) for side in sides]
+    return Comparison(
+        a=sides[0].analysis,
+        b=sides[1].analysis,
+        provenance_a=facts[0],
+        provenance_b=facts[1],
+        name_a=str(sides[0].directory.root),
+        name_b=str(sides[1].directory.root),
+    )
 
 
 def resume(

@@ -260,6 +260,27 @@ def report(
     print(path)
 
 
+@app.command(epilog="Example: wesar-sweep compare results/lr_sigma results/five_seeds")
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A results directory.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another; differences are B − A.")],
+    format: Annotated[
+        Literal["text", "md", "csv", "json"],
+        typer.Option("--format", help="csv: the matched cells; json: everything."),
+    ] = "text",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: standard output.")
+    ] = None,
+) -> None:
+    """Compare two studies cell by cell: paired differences, verdicts, settings, provenance."""
+    from wesar_sweep import api
+    from wesar_sweep.reports import comparison
+
+    comparison.write(api.compare(a, b), format=format, out=out)
+    if out is not None:
+        print(out)
+
+
 @app.command(epilog="Example: wesar-sweep validate search_spaces/*.yaml")
 def validate(
     files: Annotated[list[Path], typer.Argument(metavar="STUDY.yaml...", help="Study files.")],

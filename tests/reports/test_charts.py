@@ -43,6 +43,7 @@ NAMES = [
     "loss-curves",
     "update-ratios",
     "norms",
+    "importance",
 ]
 
 

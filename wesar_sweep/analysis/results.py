@@ -12,6 +12,7 @@ from wesar_sweep.analysis.axes import Axes, axes, expected_series
 from wesar_sweep.analysis.basin import TOLERANCE, basin_width
 from wesar_sweep.analysis.cells import cells, ranked
 from wesar_sweep.analysis.completeness import Completeness, completeness
+from wesar_sweep.analysis.importance import importance
 from wesar_sweep.analysis.lr_curves import SeriesLosses, lr_curves, seed_points, series_losses
 from wesar_sweep.analysis.lr_sensitivity import lr_sensitivity
 from wesar_sweep.analysis.paired import (
@@ -23,6 +24,7 @@ from wesar_sweep.analysis.paired import (
     tied_with_best,
     with_paired_spikes,
 )
+from wesar_sweep.analysis.search import search_history
 from wesar_sweep.analysis.stable_lr import largest_stable_lr
 from wesar_sweep.analysis.verdict import Verdict, verdict
 from wesar_sweep.config.load import load_study
@@ -163,6 +165,16 @@ class Analysis:
     def best_cells(self) -> pl.DataFrame:
         """The best cell of every series, best first."""
         return self.ranked.unique("series", keep="first", maintain_order=True)
+
+    @cached_property
+    def search_history(self) -> pl.DataFrame:
+        """Every cell in the order it was asked for, with what the sampler was told."""
+        return search_history(self.raw_outcomes, study=self.study)
+
+    @cached_property
+    def importance(self) -> pl.DataFrame:
+        """Which searched knobs decide whether a cell is among the best."""
+        return importance(self.search_history, study=self.study)
 
     @cached_property
     def _lr_series(self) -> list[SeriesLosses]:

@@ -67,7 +67,10 @@ def figures(analysis: Analysis) -> list[Figure]:
         found.append(_update_ratios(analysis, ratios))
     if norms := _probe_range(analysis, "weight_norm"):
         found.append(_norms(analysis, norms))
-    return found
+    # Imported here: their words build on this module's.
+    from wesar_sweep.reports.search_figures import search_figures
+
+    return [*found, *search_figures(analysis)]
 
 
 def seeds_words(analysis: Analysis) -> str:

@@ -77,7 +77,10 @@ def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTab
     if not analysis.outcomes.is_empty():
         caption = "Every run and how it ended."
         found.append(NamedTable("runs", caption, all_runs_table(analysis), analysis.outcomes))
-    return found
+    # Imported here: it builds on this module.
+    from wesar_sweep.reports.search_figures import search_tables
+
+    return [*found, *search_tables(analysis)]
 
 
 def paper_table(analysis: Analysis, grid: Matrix, *, metric: Metric) -> Table:
