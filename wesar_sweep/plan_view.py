@@ -41,13 +41,15 @@ def facts(study: Study, *, sweep: Sweep, probe: bool) -> dict[str, Any]:
     grid = study.sampler.name == "grid"
     cells = grid_cells(study) if grid else [_middle(study)] * int(study.sampler.cells or 0)
     runs = [make_run(study, trial, study.first_seed, cell) for trial, cell in enumerate(cells)]
-    tokens = sum(map(_tokens, runs)) * study.replicates
+    tokens = sum(map(_tokens, runs)) * study.least_replicates
     planned: dict[str, Any] = {
         "study": study.name,
         "sampler": study.sampler.name,
         "cells": len(cells),
-        "replicates": study.replicates,
-        "runs": len(cells) * study.replicates,
+        "replicates": study.least_replicates,
+        "replicates_at_most": study.most_replicates,
+        "runs": len(cells) * study.least_replicates,
+        "runs_at_most": len(cells) * study.most_replicates,
         "tokens": tokens,
         "workers": len(workers),
         "device": workers[0].device,
@@ -100,7 +102,7 @@ def _estimate(
     flops = seconds = 0.0
     for run in runs:
         one = by_architecture[run.architecture]
-        tokens = _tokens(run) * study.replicates
+        tokens = _tokens(run) * study.least_replicates
         flops += tokens * one["flops_per_token"]
         seconds += tokens / (one["tokens_per_second"] * workers)
     return {"flops": flops, "seconds": seconds, "probes": probed}
@@ -120,13 +122,22 @@ def show(planned: dict[str, Any]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     at_most = "at most " if planned["upper_bound"] else ""
     table.add_row("cells", f"{planned['cells']} ({planned['sampler']})")
-    table.add_row("runs", f"{at_most}{planned['runs']} ({planned['replicates']} a cell)")
-    table.add_row("tokens", f"{at_most}{planned['tokens']:,}")
+    a_cell, runs = f"{planned['replicates']}", f"{planned['runs']}"
+    growth = planned["runs_at_most"] / planned["runs"]
+    if growth > 1:
+        a_cell += f" to {planned['replicates_at_most']}"
+        runs += f" to {planned['runs_at_most']}"
+    table.add_row("runs", f"{at_most}{runs} ({a_cell} a cell)")
+    up_to = f" to {planned['tokens'] * growth:,.0f}" if growth > 1 else ""
+    table.add_row("tokens", f"{at_most}{planned['tokens']:,}{up_to}")
     table.add_row("shapes", f"{planned['architectures']}")
     table.add_row("workers", f"{planned['workers']} on {planned['device']}")
     if "flops" in planned:
-        table.add_row("FLOPs", f"{at_most}{planned['flops']:.2e}")
-        table.add_row("time", f"{at_most}about {_duration(planned['seconds'])}, by a short probe")
+        up_to = f" to {planned['flops'] * growth:.2e}" if growth > 1 else ""
+        table.add_row("FLOPs", f"{at_most}{planned['flops']:.2e}{up_to}")
+        up_to = f" to {_duration(planned['seconds'] * growth)}" if growth > 1 else ""
+        time = f"{at_most}about {_duration(planned['seconds'])}{up_to}, by a short probe"
+        table.add_row("time", time)
     Console().print(table)
 
 

@@ -23,6 +23,7 @@ from wesar_sweep.analysis.paired import (
     tied_with_best,
     with_paired_spikes,
 )
+from wesar_sweep.analysis.replicates import further_seeds, wanted
 from wesar_sweep.analysis.stable_lr import largest_stable_lr
 from wesar_sweep.analysis.verdict import Verdict, verdict
 from wesar_sweep.config.load import load_study
@@ -115,6 +116,13 @@ class Analysis:
     def completeness(self) -> Completeness:
         """How much of the study has ended."""
         return completeness(self.raw_outcomes, study=self.study)
+
+    @cached_property
+    def further_seeds(self) -> pl.DataFrame:
+        """The cells to which adaptive replicates gave more than the least of seeds, and why."""
+        cells = self.completeness.expected_cells
+        found = wanted(self.raw_outcomes, study=self.study, cells=cells)
+        return further_seeds(found, study=self.study)
 
     @cached_property
     def ties(self) -> Ties:

@@ -116,7 +116,9 @@ def _best(cells: pl.DataFrame, *, study: Study, layout: Axes, ties: Ties, so_far
     if cell["diverged"]:
         lost = f"{cell['diverged']} of {cell['n']} diverged"
     alone = cells.height == 1
-    others = " ".join(_others(ties, cell, alone=alone, replicates=study.replicates, so_far=so_far))
+    others = " ".join(
+        _others(ties, cell, alone=alone, replicates=study.least_replicates, so_far=so_far)
+    )
     if not cells.filter((pl.col("rate") == 1) & (pl.col("loss") < cell["loss"])).is_empty():
         others += " Cells whose every run diverged are left out."
     loss = f"{cell['loss']:.3f} nats a token"

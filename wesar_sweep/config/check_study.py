@@ -260,7 +260,11 @@ def _pruner(study: Study) -> Iterator[Finding]:
         message = "a pruner judges the validation loss, which is not the objective here"
         yield Finding(path, message, hint=hint, involves=(("objectives",),), at_key=True)
     if study.pruner.name == "wilcoxon":
-        if study.replicates < 2:
+        if study.adaptive is not None:
+            message = "wilcoxon ends a cell's replicates early, and these are added one by one"
+            hint = "choose another pruner, or a number of replicates"
+            yield Finding(path, message, hint=hint, involves=(("replicates",),), at_key=True)
+        elif study.least_replicates < 2:
             message = "wilcoxon compares replicates, and there is but one"
             hint = "set replicates to 2 or more, or choose another pruner"
             yield Finding(path, message, hint=hint, involves=(("replicates",),), at_key=True)
@@ -273,6 +277,26 @@ def _pruner(study: Study) -> Iterator[Finding]:
         hint = f"set evaluation.every, such as every: {max(1, most // 5)}"
         involves = (*rests("steps"), ("evaluation",))
         yield Finding(path, message, hint=hint, involves=involves, at_key=True)
+
+
+def _replicates(study: Study) -> Iterator[Finding]:
+    adaptive = study.adaptive
+    if adaptive is None:
+        return
+    if adaptive.max <= adaptive.min:
+        message = f"max {adaptive.max} leaves nothing to add to min {adaptive.min}"
+        hint = f"set a larger max, or replicates: {adaptive.min}"
+        involves: tuple[KeyPath, ...] = (("replicates", "min"),)
+        yield Finding(("replicates", "max"), message, hint=hint, involves=involves)
+    until: KeyPath = ("replicates", "until")
+    if adaptive.until.divergence_halfwidth is None and not adaptive.until.told_apart:
+        message = "until says nothing, so that no seed would be added"
+        hint = "such as until: {divergence_halfwidth: 0.15}"
+        yield Finding(until, message, hint=hint, at_key=True)
+    if adaptive.until.told_apart and len({s["method"] for s in settings(study, "method")}) < 2:
+        message = "there is but one method, and nothing to tell it apart from"
+        hint = "list several under space.method, or use divergence_halfwidth"
+        yield Finding((*until, "told_apart"), message, hint=hint, involves=rests("method"))
 
 
 def _objectives(study: Study) -> Iterator[Finding]:
@@ -290,5 +314,6 @@ _CHECKS: tuple[Callable[[Study], Iterator[Finding]], ...] = (
     _unused,
     _sampler,
     _pruner,
+    _replicates,
     _objectives,
 )

@@ -13,6 +13,7 @@ from wesar_sweep.analysis.lr_sensitivity import CAVEATS
 from wesar_sweep.analysis.paired import MIN_MARKED_SEEDS
 from wesar_sweep.config.space import Choices, Parameter, values
 from wesar_sweep.config.study import Study, SyntheticData, TextData
+from wesar_sweep.reports import replicates
 from wesar_sweep.reports.figures import coverage_words, divergence_words
 from wesar_sweep.stability.spikes import MIN_PAIRED_RUNS
 from wesar_sweep.store.beat import Beat
@@ -38,7 +39,9 @@ def question(study: Study) -> list[Fact]:
     facts.append(("fixed", ", ".join(fixed)))
     seeds = study.seeds
     span = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    facts.append(("replicates", f"{study.replicates} a cell, seeds {span}"))
+    facts.append(("replicates", f"{study.least_replicates} a cell, seeds {span}"))
+    if study.adaptive is not None:
+        facts.append(("further replicates", replicates.rule_words(study.adaptive)))
     if not {"steps", "batch", "context"} & set(searched):
         tokens = training.steps * training.batch * model.context
         facts.append(
@@ -159,6 +162,7 @@ def methods_and_limits(analysis: Analysis) -> list[Fact]:
             "end more than delta above the run's own best. The interval is Wilson's: 0 of 3 still "
             "allows a true rate of 56 %, 0 of 5 43 %, 0 of 10 28 %.",
         ),
+        *replicates.method(analysis),
         (
             "Best and tied",
             "Best is the lowest mean. A cell is tied with it where no larger share of its runs "
