@@ -10,6 +10,9 @@ from wesar_sweep.analysis.verdict import percent, setting
 from wesar_sweep.config.replicates import AdaptiveReplicates
 from wesar_sweep.reports.tables import MatrixCell, Table
 
+LISTED_CELLS = 40
+"""Cells in the table for people, those with the most further seeds; the frame has all."""
+
 
 def rule_words(adaptive: AdaptiveReplicates) -> str:
     """When a cell gets further seeds, and how many at most."""
@@ -49,16 +52,18 @@ def summary(analysis: Analysis) -> str:
     )
     words += f" beyond the {adaptive.min} of every cell: {', '.join(why)}."
     if missing:
-        words += f" {missing} of them are still to come."
+        words += f" {missing} of them {'is' if missing == 1 else 'are'} still to come."
     if full:
         words += f" {full} cell{'' if full == 1 else 's'} reached the {adaptive.max} seeds allowed."
+    if found.height > LISTED_CELLS:
+        words += f" The {LISTED_CELLS} cells with the most are listed."
     return words
 
 
 def further_seeds_table(analysis: Analysis) -> Table:
-    """The cells that got further seeds, with the interval that they were given for."""
+    """The first `LISTED_CELLS` cells that got further seeds, with the interval that they were given for."""
     rows = []
-    for row in further_seeds_frame(analysis).iter_rows(named=True):
+    for row in further_seeds_frame(analysis).head(LISTED_CELLS).iter_rows(named=True):
         cell = MatrixCell(row)
         why = [
             f"{row[name]} {words}"

@@ -30,7 +30,9 @@ def test_seeds_asked_for_at_once_are_those_asked_for_one_by_one(bound: float, ra
         draw = random.Random(seed)
         fate = [draw.random() < rate for _ in range(rule.max)]
         one_by_one = rule.min
-        while one_by_one < rule.max and wilson_halfwidth(sum(fate[:one_by_one]), one_by_one) > bound:
+        while (
+            one_by_one < rule.max and wilson_halfwidth(sum(fate[:one_by_one]), one_by_one) > bound
+        ):
             one_by_one += 1
         asked = rule.min
         while more := rule.further(sum(fate[:asked]), asked, asked=asked):
