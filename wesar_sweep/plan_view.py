@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wesar_sweep.config import resolved
+from wesar_sweep.config.boundary import boundary_search
 from wesar_sweep.config.run import Run, make_run
 from wesar_sweep.config.space import Scalar, grid_cells, values
 from wesar_sweep.config.study import Study
@@ -30,7 +31,7 @@ def facts(study: Study, *, sweep: Sweep, probe: bool) -> dict[str, Any]:
     """Counts and, where probed, times of a study, as plain values.
 
     For samplers that search, the cells are not known beforehand: each counts as one with every
-    searched knob in the middle of its range.
+    searched knob in the middle of its range. A boundary search counts with all that it may try.
 
     Raises:
         ConfigError: The study asks for what is not installed.
@@ -39,7 +40,12 @@ def facts(study: Study, *, sweep: Sweep, probe: bool) -> dict[str, Any]:
     check(study)
     workers = plan_workers(sweep)
     grid = study.sampler.name == "grid"
-    cells = grid_cells(study) if grid else [_middle(study)] * int(study.sampler.cells or 0)
+    search = boundary_search(study)
+    if search is not None:
+        middle = search.values[len(search.values) // 2]
+        cells = [{**one, search.along: middle} for one in search.series] * search.most
+    else:
+        cells = grid_cells(study) if grid else [_middle(study)] * int(study.sampler.cells or 0)
     runs = [make_run(study, trial, study.first_seed, cell) for trial, cell in enumerate(cells)]
     tokens = sum(map(_tokens, runs)) * study.least_replicates
     planned: dict[str, Any] = {
@@ -53,7 +59,7 @@ def facts(study: Study, *, sweep: Sweep, probe: bool) -> dict[str, Any]:
         "tokens": tokens,
         "workers": len(workers),
         "device": workers[0].device,
-        "upper_bound": study.pruner is not None,
+        "upper_bound": study.pruner is not None or search is not None,
         "architectures": len({run.architecture for run in runs}),
     }
     # A login node says nothing of how fast the cluster's nodes are.
@@ -121,7 +127,8 @@ def show(planned: dict[str, Any]) -> None:
     """Print it."""
     table = Table(box=None, show_header=False, pad_edge=False)
     at_most = "at most " if planned["upper_bound"] else ""
-    table.add_row("cells", f"{planned['cells']} ({planned['sampler']})")
+    most = at_most if planned["sampler"] == "boundary" else ""
+    table.add_row("cells", f"{most}{planned['cells']} ({planned['sampler']})")
     a_cell, runs = f"{planned['replicates']}", f"{planned['runs']}"
     growth = planned["runs_at_most"] / planned["runs"]
     if growth > 1:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from wesar_sweep.analysis.boundary import pending_cells
 from wesar_sweep.analysis.replicates import wanted
+from wesar_sweep.config.boundary import boundary_search
 from wesar_sweep.config.study import Study
 from wesar_sweep.store.wanted import expected_cells
 
@@ -17,9 +19,9 @@ class Completeness:
 
     expected_cells: int
     expected_runs: int
-    """With adaptive replicates those asked for so far."""
+    """Those asked for so far, where results decide on further ones."""
     expected_at_most: int
-    """More than `expected_runs` only with adaptive replicates, while cells are still to come."""
+    """More than `expected_runs` while adaptive replicates or a boundary search may ask for more."""
     completed: int
     diverged: int
     pruned: int
@@ -37,7 +39,7 @@ class Completeness:
 
     @property
     def expected(self) -> str:
-        """``132``, or ``150 to 528`` while adaptive replicates may still ask for more."""
+        """``132``, or ``150 to 528`` while results may still bring more."""
         if self.expected_at_most == self.expected_runs:
             return str(self.expected_runs)
         return f"{self.expected_runs} to {self.expected_at_most}"
@@ -72,14 +74,19 @@ def completeness(outcomes: pl.DataFrame, *, study: Study) -> Completeness:
     spared = int((least - by_cell.filter("pruned")["runs"]).clip(lower_bound=0).sum())
     # A sampler is asked for another cell in place of one whose every replicate failed.
     lost = by_cell.filter(pl.col("lost") & (pl.col("runs") >= least)).height
-    cells = expected_cells(study, failed=lost)
+    search = boundary_search(study)
+    if search is None:
+        cells = most_cells = expected_cells(study, failed=lost)
+    else:
+        cells = pending_cells(outcomes, study=study, search=search)
+        most_cells = len(search.series) * search.most
     seeds = [one.seeds for one in wanted(outcomes, study=study, cells=cells).values()]
     expected = sum(seeds) + least * max(0, cells - len(seeds))
     more = retrying or sum(seeds) > outcomes.height + spared or len(seeds) < cells
     return Completeness(
         expected_cells=cells,
         expected_runs=expected,
-        expected_at_most=max(expected, cells * study.most_replicates) if more else expected,
+        expected_at_most=max(expected, most_cells * study.most_replicates) if more else expected,
         completed=status.get("completed", 0),
         diverged=status.get("diverged", 0),
         pruned=status.get("pruned", 0),

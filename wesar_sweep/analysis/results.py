@@ -10,6 +10,7 @@ import polars as pl
 
 from wesar_sweep.analysis.axes import Axes, axes, expected_series
 from wesar_sweep.analysis.basin import TOLERANCE, basin_width
+from wesar_sweep.analysis.boundary import boundaries
 from wesar_sweep.analysis.cells import cells, ranked
 from wesar_sweep.analysis.completeness import Completeness, completeness
 from wesar_sweep.analysis.lr_curves import SeriesLosses, lr_curves, seed_points, series_losses
@@ -120,9 +121,16 @@ class Analysis:
     @cached_property
     def further_seeds(self) -> pl.DataFrame:
         """The cells to which adaptive replicates gave more than the least of seeds, and why."""
+        if self.study.adaptive is None:
+            return further_seeds({}, study=self.study)
         cells = self.completeness.expected_cells
         found = wanted(self.raw_outcomes, study=self.study, cells=cells)
         return further_seeds(found, study=self.study)
+
+    @cached_property
+    def boundary(self) -> pl.DataFrame:
+        """Where runs begin to diverge in every series of a boundary search, highest first."""
+        return boundaries(self.raw_outcomes, study=self.study, layout=self.layout)
 
     @cached_property
     def ties(self) -> Ties:
@@ -139,6 +147,7 @@ class Analysis:
             ties=self.ties,
             basins=self.basin_width(),
             stable=self.largest_stable_lr(),
+            boundary=self.boundary,
             partial=self.completeness.partial,
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+from wesar_sweep.config.check_boundary import boundary_findings
 from wesar_sweep.config.check_space import (
     TooManySettingsError,
     condition_findings,
@@ -157,8 +158,9 @@ def _unused(study: Study) -> Iterator[Finding]:
             )
             message = f"{name} would vary nothing: {why}"
             yield Finding(path, message, hint=hint, involves=involves, at_key=True)
-        elif others and study.sampler.name == "grid" and _count(study, name) > 1:
-            message = f"the grid would train equal cells of {decider} {listed(others)}: {why}"
+        elif others and study.sampler.name in ("grid", "boundary") and _count(study, name) > 1:
+            what = "the grid" if study.sampler.name == "grid" else "the search"
+            message = f"{what} would train equal cells of {decider} {listed(others)}: {why}"
             hint = f"when: {{{decider}: {_yaml(list(users))}}}"
             yield Finding(path, message, hint=hint, involves=(*involves, ("sampler",)), at_key=True)
 
@@ -180,6 +182,13 @@ def _count(study: Study, name: str) -> int:
 
 def _sampler(study: Study) -> Iterator[Finding]:
     name, cells = study.sampler.name, study.sampler.cells
+    if name == "boundary":
+        yield from boundary_findings(study)
+        return
+    if study.sampler.along is not None:
+        message, by = f"the sampler {name} does not go along a knob", (("sampler", "name"),)
+        hint = "remove along, or set name: boundary"
+        yield Finding(("sampler", "along"), message, hint=hint, involves=by, at_key=True)
     if name == "grid":
         if cells is not None:
             hint = "remove cells, or choose another sampler"

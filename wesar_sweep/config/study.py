@@ -30,7 +30,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
 
 Objective = Literal["val_loss", "divergence_rate", "spikes"]
-SamplerName = Literal["grid", "random", "tpe", "qmc", "cmaes", "gp", "nsga2"]
+SamplerName = Literal["grid", "boundary", "random", "tpe", "qmc", "cmaes", "gp", "nsga2"]
 PrunerName = Literal["median", "percentile", "sha", "hyperband", "threshold", "wilcoxon"]
 
 
@@ -153,12 +153,23 @@ class Sampler(Frozen):
     """Which cells are trained: the whole grid, or what an Optuna sampler asks for."""
 
     name: SamplerName = Field(
-        default="grid", description="grid trains every cell; the others choose."
+        default="grid",
+        description="grid trains every cell; boundary searches where runs begin to diverge along "
+        "one knob, for each setting of the others; the rest choose.",
     )
-    cells: Count | None = Field(default=None, description="Cells to train; the grid needs none.")
+    along: str | None = Field(
+        default=None, description="The knob, such as lr, that the boundary search goes along."
+    )
+    cells: Count | None = Field(
+        default=None,
+        description="Cells to train; the grid needs none. Of a boundary search the most for each "
+        "setting of the other knobs, by default 12.",
+    )
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of the choice of cells.")
     options: dict[str, Scalar] = Field(
-        default_factory=dict, description="Options of Optuna's class."
+        default_factory=dict,
+        description="Options of Optuna's class. Of a boundary search resolution: the width of the "
+        "boundary's interval at which it ends, in decades where the knob is logarithmic.",
     )
 
 

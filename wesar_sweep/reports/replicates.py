@@ -61,7 +61,7 @@ def summary(analysis: Analysis) -> str:
 
 
 def further_seeds_table(analysis: Analysis) -> Table:
-    """The first `LISTED_CELLS` cells that got further seeds, with the interval that they were given for."""
+    """The first `LISTED_CELLS` cells that got further seeds, with the interval and the reason."""
     rows = []
     for row in further_seeds_frame(analysis).head(LISTED_CELLS).iter_rows(named=True):
         cell = MatrixCell(row)

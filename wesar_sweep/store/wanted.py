@@ -70,7 +70,10 @@ class _Cell:
 
 
 def expected_cells(study: Study, *, failed: int) -> int:
-    """The cells a study will have: of a sampler one more for each that failed, not without end."""
+    """The cells a study will have: of a sampler one more for each that failed, not without end.
+
+    Not for a boundary search, whose cells follow from its results.
+    """
     if study.sampler.name == "grid":
         return len(grid_cells(study))
     cells = study.sampler.cells
@@ -87,9 +90,12 @@ def seeds_wanted(runs: Iterable[Ended], *, study: Study, cells: int) -> dict[int
         cells: `expected_cells`: before all have ended, no methods are told apart.
     """
     found: dict[int, _Cell] = {}
+    is_search = study.sampler.name == "boundary"
     for run in runs:
         cell = found.setdefault(run.trial, _Cell(run.method))
-        cell.runs[run.seed - study.first_seed] = run
+        index = run.seed - study.first_seed
+        # The cells of a boundary search have seeds of their own.
+        cell.runs[index % study.least_replicates if is_search else index] = run
     wanted = {trial: Wanted(study.least_replicates) for trial in sorted(found)}
     adaptive = study.adaptive
     if adaptive is not None:

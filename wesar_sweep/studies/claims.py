@@ -268,7 +268,7 @@ class Claims:
 
     def _wants_more(self) -> bool:
         cells = self._study.sampler.cells
-        if self._study.sampler.name == "grid" or cells is None:
+        if self._study.sampler.name in ("grid", "boundary") or cells is None:
             return False
         counts = self._counts()
         # A cell that failed for good is replaced, but not without end: the machine may be broken.

@@ -14,6 +14,7 @@ from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.outcomes import OutcomeReader
 from wesar_sweep.store.rows import Outcome
 from wesar_sweep.store.wanted import expected_cells
+from wesar_sweep.studies.searching import Searching
 from wesar_sweep.studies.wanting import wanted_by_rows
 
 
@@ -30,9 +31,9 @@ class Summary:
     cells_failed: int
     """Of those done: every replicate failed for good."""
     runs: int
-    """Runs the study will have when it is done: with adaptive replicates those asked for so far."""
+    """Runs the study will have when it is done: those asked for so far where results decide."""
     runs_at_most: int
-    """Runs it may come to have: more than `runs` only with adaptive replicates."""
+    """Runs it may come to have, by adaptive replicates or a boundary search."""
     completed: int
     diverged: int
     pruned: int
@@ -68,6 +69,7 @@ class Progress:
         self._directory = directory
         self._study = study
         self._reader = OutcomeReader(directory)
+        self._searching = Searching.of(study)
         self._grid = expected_cells(study, failed=0) if study.sampler.name == "grid" else None
 
     @property
@@ -103,7 +105,11 @@ class Progress:
             len(seeds) >= least and all(row.status == "failed" for row in seeds.values())
             for seeds in final.values()
         )
-        cells = self._grid or expected_cells(self._study, failed=failed_cells)
+        if self._searching is not None:
+            ended = (row for seeds in final.values() for row in seeds.values())
+            cells = self._searching.cells(ended)
+        else:
+            cells = self._grid or expected_cells(self._study, failed=failed_cells)
         wanted = wanted_by_rows(
             (row for seeds in final.values() for row in seeds.values()),
             study=self._study,
@@ -112,21 +118,22 @@ class Progress:
         done = {trial for trial, one in wanted.items() if not one.missing}
         runs = sum(one.seeds for one in wanted.values()) + least * max(0, cells - len(wanted))
         counts = _count(final)
-        ended = sum(counts.values())
+        runs_done = sum(counts.values())
+        most_cells = self._searching.most_cells if self._searching is not None else cells
         return Summary(
             cells=cells,
             cells_done=len(done),
             cells_pruned=len(pruned & done),
             cells_failed=failed_cells,
             runs=runs,
-            runs_at_most=max(runs, cells * self._study.most_replicates),
+            runs_at_most=max(runs, most_cells * self._study.most_replicates),
             completed=counts["completed"],
             diverged=counts["diverged"],
             pruned=counts["pruned"],
             failed=counts["failed"],
             retrying=retrying,
             running=len(running),
-            waiting=max(0, runs - ended - len(running)),
+            waiting=max(0, runs - runs_done - len(running)),
             tokens=sum(row.tokens for seeds in final.values() for row in seeds.values()),
             workers=workers,
         )

@@ -5,6 +5,7 @@ database says, and a cell whose outcomes are all on disk is told without trainin
 
 Where no cell is left to start, finished ones that are to have more seeds (`store.wanted`) are taken
 again under their numbers: by adaptive replicates, or because the study goes on with more of them.
+Then a boundary search says what it wants to know next (`studies.searching`).
 
 With PostgreSQL a worker may have been frozen for so long that others took it for dead and have its
 cells. So there each turn begins by giving up the cells that carry another's name, and a result is
@@ -32,6 +33,7 @@ from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import try_hold
 from wesar_sweep.store.outcomes import OutcomeReader, OutcomeWriter
 from wesar_sweep.store.rows import Curve, Outcome
+from wesar_sweep.store.searched import step_seeds
 from wesar_sweep.studies.beats import Heart
 from wesar_sweep.studies.cells import aggregate, capped_loss, chance_loss, start_loss
 from wesar_sweep.studies.claims import WORKER, Claim, Claims
@@ -39,6 +41,7 @@ from wesar_sweep.studies.postgres import PATIENCE_S
 from wesar_sweep.studies.pruners import judges_replicates
 from wesar_sweep.studies.replicates import Cell
 from wesar_sweep.studies.samplers import INDIFFERENT, ignores_constraints
+from wesar_sweep.studies.searching import CELL, Searching
 from wesar_sweep.studies.storage import (
     ConnectionLost,
     close_study,
@@ -136,6 +139,9 @@ class CellQueue:
         self._cells: dict[int, Cell] = {}
         self._chance = chance_loss(study)
         self._wanting = Wanting(study, self._reader)
+        self._searching = Searching.of(study)
+        self._sequential = study.adaptive is not None or self._searching is not None
+        """Whether results may bring more to train."""
         self._unconfirmed: dict[tuple[int, int], Outcome] = {}
         """(trial, seed) -> the row that this turn has written, while it may have to be repeated."""
 
@@ -152,7 +158,7 @@ class CellQueue:
         return (
             self._study.sampler.name not in INDIFFERENT
             or self._study.pruner is not None
-            or self._study.adaptive is not None
+            or self._sequential
         )
 
     @property
@@ -184,7 +190,7 @@ class CellQueue:
             runs = self._take(count, architecture)
             if runs or self._cells or self._stop_asked():
                 return runs
-            if self._study.adaptive is not None and self._turn(self._claims.others_train):
+            if self._sequential and self._turn(self._claims.others_train):
                 time.sleep(_WAIT_S)
             elif self._heart is not None and self._turn(
                 partial(self._claims.silent_owners, for_s=time.monotonic() - began)
@@ -441,8 +447,16 @@ class CellQueue:
             claim = self._claims.next(architecture=architecture, mine=set(self._cells))
             claim = claim or self._claims.reopen(self._wanting.trials(), architecture=architecture)
             if claim is None:
+                if self._search_on():
+                    continue
                 return None
             self._take_in_hand(claim)
+
+    def _search_on(self) -> bool:
+        """Put the next steps of a boundary search into the queue; whether there were any."""
+        return self._searching is not None and self._searching.enqueue(
+            self._opened, self._wanting.final()
+        )
 
     def _take_in_hand(self, claim: Claim) -> None:
         cell = self._cell(claim)
@@ -454,10 +468,11 @@ class CellQueue:
         """The cell as far as the disk knows it."""
         number = claim.trial.number
         self._wanting.refresh()
-        runs = [
-            make_run(self._study, number, seed, claim.params)
-            for seed in self._wanting.seeds(number)
-        ]
+        seeds = self._wanting.seeds(number)
+        if self._searching is not None:
+            _, step = claim.trial.user_attrs[CELL]
+            seeds = step_seeds(self._study, step)
+        runs = [make_run(self._study, number, seed, claim.params) for seed in seeds]
         cell = Cell(claim.trial, runs, self._chance, adopted=claim.adopted, told=set(claim.told))
         for run in runs:
             row = self._reader.rows.get(run.key)

@@ -54,12 +54,18 @@ class Wanting:
         lacking = [(-one.halfwidth, t) for t, one in self._by_trial().items() if one.missing]
         return [trial for _, trial in sorted(lacking)]
 
+    def final(self) -> list[Outcome]:
+        """The outcomes read so far that stand for good."""
+        rows = self._reader.rows.values()
+        return [row for row in rows if row.status != "failed" or row.attempt > self._study.retries]
+
     def _by_trial(self) -> dict[int, Wanted]:
         if self._new:
-            rows = self._reader.rows.values()
-            final = [r for r in rows if r.status != "failed" or r.attempt > self._study.retries]
+            final = self.final()
             lost = {r.trial for r in final} - {r.trial for r in final if r.status != "failed"}
-            cells = expected_cells(self._study, failed=len(lost))
+            # Only telling methods apart asks how many there are, which a search never does.
+            is_search = self._study.sampler.name == "boundary"
+            cells = 0 if is_search else expected_cells(self._study, failed=len(lost))
             self._wanted = wanted_by_rows(final, study=self._study, cells=cells)
             self._new = False
         return self._wanted
