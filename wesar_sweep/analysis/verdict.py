@@ -246,7 +246,7 @@ def _reaches(row: dict[str, object], top: dict[str, object]) -> bool:
 
 
 def boundary_words(row: Mapping[str, object]) -> str:
-    """``3.2e-1 (2.5e-1 to 4.1e-1)``; what lies beyond the values that were tried is said to."""
+    """``3.2e-1 (2.5e-1 to 4.1e-1)``; of one that lies beyond the values tried, that it does."""
     knob = str(row["along"])
     median, low, high = (
         format_value(row[name], knob=knob, digits=2)  # type: ignore[arg-type]
@@ -267,10 +267,10 @@ def _boundary(boundary: pl.DataFrame, *, so_far: str) -> str:
     top, last = known.row(0, named=True), known.row(-1, named=True)
     along = axis_title(str(top["along"]))
     runs, grid = int(known["runs"].sum()), int(known["grid_runs"].sum())
-    text = f"Highest boundary{so_far}, where half of the seeds diverge: {top['series']}, {along} "
-    text += f"{boundary_words(top)}, 95 % interval"
+    text = f"Highest {along} at which half of the seeds diverge{so_far}: {boundary_words(top)} for "
+    text += f"{top['series']} (95 % interval)"
     if known.height > 1:
-        text += f"; the lowest: {last['series']}, {boundary_words(last)}"
+        text += f"; the lowest {boundary_words(last)} for {last['series']}"
         apart = last["high"] < top["low"]
         text += f". Their intervals {'do not overlap' if apart else 'overlap'}"
     saved = f" (a grid of the same resolution: {grid})" if runs < grid else ""

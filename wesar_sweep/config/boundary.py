@@ -16,7 +16,7 @@ from wesar_sweep.config.study import Study
 DEFAULT_MOST = 12
 """Cells of a series at most, where a study does not say."""
 
-FINEST = 200
+FINEST = 100
 """No more resolutions than this between the ends of the range."""
 
 _DEFAULT_RESOLUTIONS = 20

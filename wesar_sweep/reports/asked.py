@@ -13,7 +13,7 @@ from wesar_sweep.analysis.lr_sensitivity import CAVEATS
 from wesar_sweep.analysis.paired import MIN_MARKED_SEEDS
 from wesar_sweep.config.space import Choices, Parameter, values
 from wesar_sweep.config.study import Study, SyntheticData, TextData
-from wesar_sweep.reports import replicates
+from wesar_sweep.reports import boundary, replicates
 from wesar_sweep.reports.figures import coverage_words, divergence_words
 from wesar_sweep.stability.spikes import MIN_PAIRED_RUNS
 from wesar_sweep.store.beat import Beat
@@ -52,6 +52,8 @@ def question(study: Study) -> list[Fact]:
             )
         )
     cells = f", {study.sampler.cells} cells" if study.sampler.cells else ""
+    if study.sampler.along is not None:
+        cells = f" along {study.sampler.along}{cells and f'{cells} a series at most'}"
     facts.append(("sampler", f"{study.sampler.name}{cells}{_options(study.sampler.options)}"))
     pruner = study.pruner
     facts.append(("pruner", f"{pruner.name}{_options(pruner.options)}" if pruner else "none"))
@@ -163,6 +165,7 @@ def methods_and_limits(analysis: Analysis) -> list[Fact]:
             "allows a true rate of 56 %, 0 of 5 43 %, 0 of 10 28 %.",
         ),
         *replicates.method(analysis),
+        *boundary.method(analysis),
         (
             "Best and tied",
             "Best is the lowest mean. A cell is tied with it where no larger share of its runs "

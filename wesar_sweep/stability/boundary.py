@@ -38,6 +38,7 @@ _BEYOND = 0.25
 _SLOPES = 9
 _PLACES_A_RESOLUTION = 8
 _MOST_PLACES = 1200
+_TINY = 1e-300
 
 Array = NDArray[np.float64]
 
@@ -126,21 +127,18 @@ def next_place(tried: tuple[Tried, ...], scale: Scale) -> float | None:
         return None
     joint_PS = _posterior(tried, scale)
     prior_P = joint_PS.sum(axis=1)
-    n = scale.seeds
-    told = []
-    for place in scale.places:
-        rate_PS = _rate(place, scale)
-        gain = 0.0
-        for k in range(n + 1):
-            seen_PS = math.comb(n, k) * rate_PS**k * (1 - rate_PS) ** (n - k)
-            with_k_P = (joint_PS * seen_PS).sum(axis=1)
-            chance = float(with_k_P.sum())
-            some = with_k_P > 0
-            gain += float(
-                (with_k_P[some] * np.log(with_k_P[some] / (prior_P[some] * chance))).sum()
-            )
-        told.append(round(gain, 9))
-    return scale.places[told.index(max(told))]
+    n, rate_CPS = scale.seeds, _rates(scale)
+    odds_CPS = rate_CPS / (1 - rate_CPS)
+    joint_CPS = joint_PS * (1 - rate_CPS) ** n
+    gain_C = np.zeros(len(scale.places))
+    for k in range(n + 1):
+        with_k_CP = math.comb(n, k) * joint_CPS.sum(axis=2)
+        chance_C1 = with_k_CP.sum(axis=1, keepdims=True)
+        # What is all but impossible comes to 0 · log 0, which is 0.
+        told_CP = with_k_CP / np.maximum(prior_P * chance_C1, _TINY)
+        gain_C += (with_k_CP * np.log(np.maximum(told_CP, _TINY))).sum(axis=1)
+        joint_CPS *= odds_CPS
+    return scale.places[int(np.argmax(np.round(gain_C, 9)))]
 
 
 @lru_cache(maxsize=64)
@@ -152,15 +150,22 @@ def _unknowns(scale: Scale) -> tuple[Array, Array]:
     count = math.ceil(span / scale.resolution * _PLACES_A_RESOLUTION)
     place_P = np.linspace(low - around, high + around, min(max(count, 120), _MOST_PLACES) + 1)
     steepest, shallowest = scale.resolution / 8, max((high - low) / 6, scale.resolution)
-    return place_P, np.geomspace(steepest, shallowest, _SLOPES)
+    edges = np.geomspace(steepest, shallowest, _SLOPES + 1)
+    # The middle of each of as many equal stretches of the logarithm.
+    return place_P, np.sqrt(edges[1:] * edges[:-1])
 
 
-@lru_cache(maxsize=4096)
-def _rate(place: float, scale: Scale) -> Array:
-    """[P, S] divergence rate at a place, by where the boundary is and how steep."""
+@lru_cache(maxsize=8)
+def _rates(scale: Scale) -> Array:
+    """[C, P, S] divergence rate at each place to try, by where the boundary is and how steep."""
+    return _rate(np.array(scale.places)[:, None, None], scale)
+
+
+def _rate(place: float | Array, scale: Scale) -> Array:
+    """[P, S] the same at a place; [C, P, S] for places [C, 1, 1]."""
     place_P, slope_S = _unknowns(scale)
-    score_PS = (place - place_P[:, None]) / slope_S[None, :]
-    found: Array = ODD + (1 - 2 * ODD) / (1 + np.exp(-np.clip(score_PS, -500, 500)))
+    score = (place - place_P[:, None]) / slope_S[None, :]
+    found: Array = ODD + (1 - 2 * ODD) / (1 + np.exp(-np.clip(score, -500, 500)))
     return found
 
 
