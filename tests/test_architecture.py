@@ -26,7 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "kernels": set(),
     "model": {"kernels", "config", "errors"},
     "training": {"model", "kernels", "stability", "store", "config", "errors"},
-    "studies": {"store", "config", "errors"},
+    "studies": {"stability", "store", "config", "errors"},
     "launchers": {"config", "errors"},
     "analysis": {"stability", "store", "config", "errors"},
     "reports": {"analysis", "stability", "store", "config", "errors"},

@@ -168,7 +168,7 @@ def _work(
     with Display(study, directory, quiet=quiet), _stop_signals() as asked:
         summary = progress.read()
         if not summary.complete:
-            placements = placements[: max(1, summary.runs - summary.runs_done)]
+            placements = placements[: max(1, summary.runs_at_most - summary.runs_done)]
             crew = Crew(study, sweep, directory, placements, drive)
             _await_former_workers(study, directory, asked, ours=crew.names)
             crew.work(progress, asked)
@@ -197,9 +197,12 @@ def _prepare(
     from wesar_sweep.training.corpus import load_corpus
 
     fingerprint = study_hash(study)
+    changed = False
     if directory.study_file.exists():
-        there = study_hash(load_study(directory.study_file))
-        if there != fingerprint:
+        former = load_study(directory.study_file)
+        there = study_hash(former)
+        changed = there != fingerprint
+        if changed and not _asks_for_more_seeds(study, former):
             raise StoreError(
                 f"{directory.root} holds another study (hash {there[:12]}, this one "
                 f"{fingerprint[:12]}): "
@@ -207,6 +210,11 @@ def _prepare(
                 f"or go on with that one by `wesar-sweep resume {directory.root}`"
             )
     storage = settle_storage(study, directory, sweep)
+    if changed and (living := living_workers(study, directory)):
+        raise StoreError(
+            f"a worker of this study still lives and knows of the former replicates: "
+            f"{', '.join(living)}. Wait for it, or end it, then ask for more seeds"
+        )
     corpus = load_corpus(study.data, context=longest_context(study))
     resumed = directory.provenance_file.exists()
     require_same_corpus(directory, sha256=corpus.sha256)
@@ -218,7 +226,11 @@ def _prepare(
         write_atomically(directory.study_file, text)
     facts = collect_provenance(study_hash=fingerprint, command=command)
     if resumed:
-        facts = {"resumed": {facts["started_at"]: facts["command"]}}
+        # With more seeds it is of another hash from here on.
+        facts = {
+            "resumed": {facts["started_at"]: facts["command"]},
+            "study_hash": fingerprint,
+        }
     facts["storage"] = "SQLite" if storage.url is None else storage.url.shown
     facts["corpus"] = {
         "description": corpus.description,
@@ -229,6 +241,16 @@ def _prepare(
     }
     merge_provenance(directory, facts=facts)
     close_study(open_study(study, directory))
+
+
+def _asks_for_more_seeds(study: Study, former: Study) -> bool:
+    """Whether a study differs from a former one by its replicates alone, and asks for no fewer."""
+    alike = former.model_copy(update={"replicates": study.replicates})
+    return (
+        study_hash(alike) == study_hash(study)
+        and study.least_replicates >= former.least_replicates
+        and study.most_replicates >= former.most_replicates
+    )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wesar_sweep.config import resolved
+from wesar_sweep.config.boundary import boundary_search
 from wesar_sweep.config.run import Run, make_run
 from wesar_sweep.config.space import Scalar, grid_cells, values
 from wesar_sweep.config.study import Study
@@ -30,7 +31,7 @@ def facts(study: Study, *, sweep: Sweep, probe: bool) -> dict[str, Any]:
     """Counts and, where probed, times of a study, as plain values.
 
     For samplers that search, the cells are not known beforehand: each counts as one with every
-    searched knob in the middle of its range.
+    searched knob in the middle of its range. A boundary search counts with all that it may try.
 
     Raises:
         ConfigError: The study asks for what is not installed.
@@ -39,19 +40,26 @@ def facts(study: Study, *, sweep: Sweep, probe: bool) -> dict[str, Any]:
     check(study)
     workers = plan_workers(sweep)
     grid = study.sampler.name == "grid"
-    cells = grid_cells(study) if grid else [_middle(study)] * int(study.sampler.cells or 0)
+    search = boundary_search(study)
+    if search is not None:
+        middle = search.values[len(search.values) // 2]
+        cells = [{**one, search.along: middle} for one in search.series] * search.most
+    else:
+        cells = grid_cells(study) if grid else [_middle(study)] * int(study.sampler.cells or 0)
     runs = [make_run(study, trial, study.first_seed, cell) for trial, cell in enumerate(cells)]
-    tokens = sum(map(_tokens, runs)) * study.replicates
+    tokens = sum(map(_tokens, runs)) * study.least_replicates
     planned: dict[str, Any] = {
         "study": study.name,
         "sampler": study.sampler.name,
         "cells": len(cells),
-        "replicates": study.replicates,
-        "runs": len(cells) * study.replicates,
+        "replicates": study.least_replicates,
+        "replicates_at_most": study.most_replicates,
+        "runs": len(cells) * study.least_replicates,
+        "runs_at_most": len(cells) * study.most_replicates,
         "tokens": tokens,
         "workers": len(workers),
         "device": workers[0].device,
-        "upper_bound": study.pruner is not None,
+        "upper_bound": study.pruner is not None or search is not None,
         "architectures": len({run.architecture for run in runs}),
     }
     # A login node says nothing of how fast the cluster's nodes are.
@@ -100,7 +108,7 @@ def _estimate(
     flops = seconds = 0.0
     for run in runs:
         one = by_architecture[run.architecture]
-        tokens = _tokens(run) * study.replicates
+        tokens = _tokens(run) * study.least_replicates
         flops += tokens * one["flops_per_token"]
         seconds += tokens / (one["tokens_per_second"] * workers)
     return {"flops": flops, "seconds": seconds, "probes": probed}
@@ -119,14 +127,24 @@ def show(planned: dict[str, Any]) -> None:
     """Print it."""
     table = Table(box=None, show_header=False, pad_edge=False)
     at_most = "at most " if planned["upper_bound"] else ""
-    table.add_row("cells", f"{planned['cells']} ({planned['sampler']})")
-    table.add_row("runs", f"{at_most}{planned['runs']} ({planned['replicates']} a cell)")
-    table.add_row("tokens", f"{at_most}{planned['tokens']:,}")
+    most = at_most if planned["sampler"] == "boundary" else ""
+    table.add_row("cells", f"{most}{planned['cells']} ({planned['sampler']})")
+    a_cell, runs = f"{planned['replicates']}", f"{planned['runs']}"
+    growth = planned["runs_at_most"] / planned["runs"]
+    if growth > 1:
+        a_cell += f" to {planned['replicates_at_most']}"
+        runs += f" to {planned['runs_at_most']}"
+    table.add_row("runs", f"{at_most}{runs} ({a_cell} a cell)")
+    up_to = f" to {planned['tokens'] * growth:,.0f}" if growth > 1 else ""
+    table.add_row("tokens", f"{at_most}{planned['tokens']:,}{up_to}")
     table.add_row("shapes", f"{planned['architectures']}")
     table.add_row("workers", f"{planned['workers']} on {planned['device']}")
     if "flops" in planned:
-        table.add_row("FLOPs", f"{at_most}{planned['flops']:.2e}")
-        table.add_row("time", f"{at_most}about {_duration(planned['seconds'])}, by a short probe")
+        up_to = f" to {planned['flops'] * growth:.2e}" if growth > 1 else ""
+        table.add_row("FLOPs", f"{at_most}{planned['flops']:.2e}{up_to}")
+        up_to = f" to {_duration(planned['seconds'] * growth)}" if growth > 1 else ""
+        time = f"{at_most}about {_duration(planned['seconds'])}{up_to}, by a short probe"
+        table.add_row("time", time)
     Console().print(table)
 
 

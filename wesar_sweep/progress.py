@@ -127,6 +127,8 @@ def describe(
 ) -> str:
     """One line: counts by status, speed, time left."""
     counts = [f"{summary.runs_done}/{summary.runs} runs"]
+    if summary.runs_at_most > summary.runs and not summary.complete:
+        counts[0] += f" asked for so far ({summary.runs_at_most} at most)"
     for name in ("diverged", "pruned", "failed", "retrying", "running"):
         count = getattr(summary, name)
         if count:

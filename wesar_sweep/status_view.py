@@ -187,7 +187,9 @@ def hours(value: float) -> str:
 def _view(known: dict[str, Any]) -> Group:
     counts = Table(box=None, show_header=False, pad_edge=False)
     counts.add_row("cells", f"{known['cells_done']} of {known['cells']} done")
-    counts.add_row("runs", f"{known['runs_done']} of {known['runs']} done")
+    more = known["runs_at_most"] > known["runs"] and not known["complete"]
+    at_most = f" (at most {known['runs_at_most']} in all)" if more else ""
+    counts.add_row("runs", f"{known['runs_done']} of {known['runs']} done{at_most}")
     for name in _STATES:
         if known[name]:
             counts.add_row("", f"{known[name]} {name}")

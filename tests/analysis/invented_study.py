@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from wesar_sweep.config import dump_study, grid_cells, make_run, parse_study, study_hash
+from wesar_sweep.config.boundary import boundary_search
 from wesar_sweep.config.study import Study
+from wesar_sweep.stability.boundary import Tried, next_place, scale_of
 from wesar_sweep.store.curves import write_curve
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.outcomes import OutcomeWriter
 from wesar_sweep.store.provenance import write_provenance
 from wesar_sweep.store.rows import Curve, Outcome
+from wesar_sweep.store.searched import step_seeds
 
 START = math.log(256)
 LRS = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1]
@@ -153,6 +156,40 @@ def invent(
             if curve is not None:
                 curves[trial, seed] = curve
     return outcomes, curves
+
+
+def searched_study(limits: dict[str, float]) -> tuple[Study, list[Outcome]]:
+    """A boundary search to its end, over 4 decades of lr at a resolution of a quarter.
+
+    Args:
+        limits: Method -> log10 lr around which its runs begin to diverge, spread by 0.03.
+    """
+    study = parse_study(
+        {
+            "name": "searched",
+            "space": {"method": list(limits), "lr": {"low": 1e-4, "high": 1.0, "log": True}},
+            "replicates": 3,
+            "sampler": {"name": "boundary", "along": "lr", "options": {"resolution": 0.25}},
+            "training": {"steps": 300, "warmup": 20},
+        }
+    )
+    search = boundary_search(study)
+    assert search is not None
+    scale = scale_of(search, seeds=3)
+    outcomes: list[Outcome] = []
+    trial = 0
+    for method, limit in limits.items():
+        tried: tuple[Tried, ...] = ()
+        while (place := next_place(tried, scale)) is not None:
+            lr = search.values[scale.places.index(place)]
+            draws = np.random.default_rng([trial]).normal(limit, 0.03, 3)
+            fates = ["diverged" if place > draw else "completed" for draw in draws]
+            for seed, fate in zip(step_seeds(study, len(tried)), fates, strict=True):
+                run = run_of(study, trial, seed, {"method": method, "lr": lr}, status=fate)
+                outcomes.append(run[0])
+            tried += (Tried(place, 3, fates.count("diverged")),)
+            trial += 1
+    return study, outcomes
 
 
 def write_study(

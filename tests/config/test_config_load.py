@@ -175,7 +175,7 @@ def test_the_file_is_as_before(load: Callable[..., Study]) -> None:
             "--set foo: an override is path=value\n"
             "    hint: such as --set training.steps=50 or --set space.lr=[1e-3,1e-2]\n"
             "--set replicates=0: replicates: the number is too small\n    value: 0\n"
-            "    allowed: a whole number, at least 1\n"
+            "    allowed: a whole number, at least 1, or a mapping with the keys min, max, until\n"
             "--set training.batch=x: training.batch: expected a whole number, found text\n"
             "    value: x\n    allowed: a whole number, at least 1",
         ),

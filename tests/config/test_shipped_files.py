@@ -19,9 +19,12 @@ from wesar_sweep.config import (
     study_hash,
     yaml12,
 )
+from wesar_sweep.config.boundary import boundary_search
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted(ROOT.glob("search_spaces/*.yaml"))
+COUNTED = [path for path in STUDIES if path.stem != "boundary"]
+"""Those whose cells are known beforehand."""
 SWEEPS = [
     path
     for path in sorted(ROOT.glob("sweeps/*.yaml"))
@@ -34,7 +37,13 @@ def load(name: str) -> Study:
 
 
 def test_they_are_there() -> None:
-    assert {path.stem for path in STUDIES} >= {"lr_sigma", "methods", "tpe", "width_depth"}
+    assert {path.stem for path in STUDIES} >= {
+        "boundary",
+        "lr_sigma",
+        "methods",
+        "tpe",
+        "width_depth",
+    }
     assert "laptop" in {path.stem for path in SWEEPS}
 
 
@@ -48,7 +57,17 @@ def test_study_resolves_to_itself(path: Path) -> None:
     assert study.title and study.question
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_boundary_counts_the_runs_that_it_saves() -> None:
+    study = load("boundary")
+    search = boundary_search(study)
+    assert search is not None
+    text = (ROOT / "search_spaces/boundary.yaml").read_text(encoding="utf-8")
+    runs = len(search.series) * search.grid_values * study.least_replicates
+    assert f"instead of a grid's {runs}" in text
+    assert f"runs of {study.training.steps} steps" in text
+
+
+@pytest.mark.parametrize("path", COUNTED, ids=lambda path: path.stem)
 def test_comment_counts_the_cells(path: Path) -> None:
     study = load_study(path)
     cells = len(grid_cells(study)) if study.sampler.name == "grid" else study.sampler.cells
@@ -57,8 +76,8 @@ def test_comment_counts_the_cells(path: Path) -> None:
     assert said is not None
     assert [int(number) for number in said.groups()] == [
         cells,
-        study.replicates,
-        (cells or 0) * study.replicates,
+        study.least_replicates,
+        (cells or 0) * study.least_replicates,
         study.training.steps,
     ]
 

@@ -70,6 +70,8 @@ def axes(study: Study) -> Axes:
     # cell without a value has no place along an axis.
     free = [k for k in numeric if not study.space[k].when and not _can_be_null(study, k)]
     axis = "lr" if "lr" in numeric else (free[0] if free else None)
+    searches = study.sampler.name == "boundary"
+    axis = study.sampler.along if searches else axis
     scattered = tuple(k for k in searched if k not in ("method", axis) and _scattered(study, k))
     series = ("method", *(k for k in searched if k not in ("method", axis, *scattered)))
     listed = () if axis is None else values(study.space[axis], axis)
@@ -79,7 +81,10 @@ def axes(study: Study) -> Axes:
         axis=axis,
         series=series,
         scattered=scattered,
-        gridded=not scattered and listed is not None and len(known) <= MAX_SERIES_VALUES,
+        # A boundary search tries few of the values, and some again.
+        gridded=not (searches or scattered)
+        and listed is not None
+        and len(known) <= MAX_SERIES_VALUES,
         axis_values=tuple(int(v) if integer else v for v in known),
     )
 

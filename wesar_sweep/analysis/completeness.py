@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from wesar_sweep.config.space import grid_cells
+from wesar_sweep.analysis.boundary import pending_cells
+from wesar_sweep.analysis.replicates import wanted
+from wesar_sweep.config.boundary import boundary_search
 from wesar_sweep.config.study import Study
+from wesar_sweep.store.wanted import expected_cells
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +19,9 @@ class Completeness:
 
     expected_cells: int
     expected_runs: int
+    """Those asked for so far, where results decide on further ones."""
+    expected_at_most: int
+    """More than `expected_runs` while adaptive replicates or a boundary search may ask for more."""
     completed: int
     diverged: int
     pruned: int
@@ -30,6 +36,13 @@ class Completeness:
     def ended(self) -> int:
         """Runs with nothing left to train."""
         return self.completed + self.diverged + self.pruned + self.failed + self.spared
+
+    @property
+    def expected(self) -> str:
+        """``132``, or ``150 to 528`` while results may still bring more."""
+        if self.expected_at_most == self.expected_runs:
+            return str(self.expected_runs)
+        return f"{self.expected_runs} to {self.expected_at_most}"
 
     @property
     def partial(self) -> bool:
@@ -57,17 +70,23 @@ def completeness(outcomes: pl.DataFrame, *, study: Study) -> Completeness:
         pruned=(pl.col("status") == "pruned").any(),
         lost=(pl.col("status") == "failed").all() & (pl.col("attempt") > study.retries).all(),
     )
-    spared = int((study.replicates - by_cell.filter("pruned")["runs"]).clip(lower_bound=0).sum())
-    if study.sampler.name == "grid":
-        cells = len(grid_cells(study))
+    least = study.least_replicates
+    spared = int((least - by_cell.filter("pruned")["runs"]).clip(lower_bound=0).sum())
+    # A sampler is asked for another cell in place of one whose every replicate failed.
+    lost = by_cell.filter(pl.col("lost") & (pl.col("runs") >= least)).height
+    search = boundary_search(study)
+    if search is None:
+        cells = most_cells = expected_cells(study, failed=lost)
     else:
-        # A sampler is asked for another cell in place of one whose every replicate failed.
-        asked = study.sampler.cells or 0
-        whole = by_cell.filter(pl.col("runs") == study.replicates)
-        cells = min(asked + whole.filter("lost").height, 2 * asked)
+        cells = pending_cells(outcomes, study=study, search=search)
+        most_cells = len(search.series) * search.most
+    seeds = [one.seeds for one in wanted(outcomes, study=study, cells=cells).values()]
+    expected = sum(seeds) + least * max(0, cells - len(seeds))
+    more = retrying or sum(seeds) > outcomes.height + spared or len(seeds) < cells
     return Completeness(
         expected_cells=cells,
-        expected_runs=cells * study.replicates,
+        expected_runs=expected,
+        expected_at_most=max(expected, most_cells * study.most_replicates) if more else expected,
         completed=status.get("completed", 0),
         diverged=status.get("diverged", 0),
         pruned=status.get("pruned", 0),

@@ -10,6 +10,7 @@ import polars as pl
 
 from wesar_sweep.analysis.axes import Axes, axes, expected_series
 from wesar_sweep.analysis.basin import TOLERANCE, basin_width
+from wesar_sweep.analysis.boundary import boundaries
 from wesar_sweep.analysis.cells import cells, ranked
 from wesar_sweep.analysis.completeness import Completeness, completeness
 from wesar_sweep.analysis.importance import importance
@@ -24,6 +25,7 @@ from wesar_sweep.analysis.paired import (
     tied_with_best,
     with_paired_spikes,
 )
+from wesar_sweep.analysis.replicates import further_seeds, wanted
 from wesar_sweep.analysis.search import search_history
 from wesar_sweep.analysis.stable_lr import largest_stable_lr
 from wesar_sweep.analysis.verdict import Verdict, verdict
@@ -124,6 +126,20 @@ class Analysis:
         return completeness(self.raw_outcomes, study=self.study)
 
     @cached_property
+    def further_seeds(self) -> pl.DataFrame:
+        """The cells to which adaptive replicates gave more than the least of seeds, and why."""
+        if self.study.adaptive is None:
+            return further_seeds({}, study=self.study)
+        cells = self.completeness.expected_cells
+        found = wanted(self.raw_outcomes, study=self.study, cells=cells)
+        return further_seeds(found, study=self.study)
+
+    @cached_property
+    def boundary(self) -> pl.DataFrame:
+        """Where runs begin to diverge in every series of a boundary search, highest first."""
+        return boundaries(self.raw_outcomes, study=self.study, layout=self.layout)
+
+    @cached_property
     def ties(self) -> Ties:
         """The trial with the least loss, and those that cannot be told apart from it."""
         return tied_with_best(self.cells)
@@ -138,6 +154,7 @@ class Analysis:
             ties=self.ties,
             basins=self.basin_width(),
             stable=self.largest_stable_lr(),
+            boundary=self.boundary,
             partial=self.completeness.partial,
         )
 

@@ -38,6 +38,7 @@ def verdict(
     ties: Ties,
     basins: pl.DataFrame,
     stable: pl.DataFrame,
+    boundary: pl.DataFrame,
     partial: bool = False,
 ) -> Verdict:
     """Put the figures of a study into words.
@@ -49,13 +50,16 @@ def verdict(
         ties: The best cell and those that cannot be told apart from it.
         basins: As `basin_width` gives them.
         stable: As `largest_stable_lr` gives them.
+        boundary: As `wesar_sweep.analysis.boundary.boundaries` gives them.
         partial: Whether runs are still to come, so that nothing said is final.
     """
     so_far = " so far" if partial else ""
     return Verdict(
         best=_best(cells, study=study, layout=layout, ties=ties, so_far=so_far),
         basin=_basin(basins, layout=layout, so_far=so_far),
-        stable=_stable(stable, cells, layout=layout, so_far=so_far),
+        stable=_boundary(boundary, so_far=so_far)
+        if not boundary.is_empty()
+        else _stable(stable, cells, layout=layout, so_far=so_far),
     )
 
 
@@ -116,7 +120,9 @@ def _best(cells: pl.DataFrame, *, study: Study, layout: Axes, ties: Ties, so_far
     if cell["diverged"]:
         lost = f"{cell['diverged']} of {cell['n']} diverged"
     alone = cells.height == 1
-    others = " ".join(_others(ties, cell, alone=alone, replicates=study.replicates, so_far=so_far))
+    others = " ".join(
+        _others(ties, cell, alone=alone, replicates=study.least_replicates, so_far=so_far)
+    )
     if not cells.filter((pl.col("rate") == 1) & (pl.col("loss") < cell["loss"])).is_empty():
         others += " Cells whose every run diverged are left out."
     loss = f"{cell['loss']:.3f} nats a token"
@@ -237,6 +243,38 @@ def _reaches(row: dict[str, object], top: dict[str, object]) -> bool:
         return True
     low = top["width"] if top["width_low"] is None else top["width_low"]
     return float(str(row["width_high"])) >= float(str(low))
+
+
+def boundary_words(row: Mapping[str, object]) -> str:
+    """``3.2e-1 (2.5e-1 to 4.1e-1)``; of one that lies beyond the values tried, that it does."""
+    knob = str(row["along"])
+    median, low, high = (
+        format_value(row[name], knob=knob, digits=2)  # type: ignore[arg-type]
+        for name in ("boundary", "low", "high")
+    )
+    if row["ended"] in _BEYOND:
+        return str(row["ended"])
+    return f"{median} ({low} to {high})"
+
+
+_BEYOND = ("above the largest value", "below the least value")
+
+
+def _boundary(boundary: pl.DataFrame, *, so_far: str) -> str:
+    known = boundary.filter(pl.col("boundary").is_not_null())
+    if known.is_empty():
+        return "Boundary: no run counts yet."
+    top, last = known.row(0, named=True), known.row(-1, named=True)
+    along = axis_title(str(top["along"]))
+    runs, grid = int(known["runs"].sum()), int(known["grid_runs"].sum())
+    text = f"Highest {along} at which half of the seeds diverge{so_far}: {boundary_words(top)} for "
+    text += f"{top['series']} (95 % interval)"
+    if known.height > 1:
+        text += f"; the lowest {boundary_words(last)} for {last['series']}"
+        apart = last["high"] < top["low"]
+        text += f". Their intervals {'do not overlap' if apart else 'overlap'}"
+    saved = f" (a grid of the same resolution: {grid})" if runs < grid else ""
+    return f"{text}. {_count(runs, 'run')} for {known.height} boundaries{saved}."
 
 
 def _stable(stable: pl.DataFrame, cells: pl.DataFrame, *, layout: Axes, so_far: str) -> str:

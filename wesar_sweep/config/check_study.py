@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+from wesar_sweep.config.check_boundary import boundary_findings
 from wesar_sweep.config.check_space import (
     TooManySettingsError,
     condition_findings,
@@ -157,8 +158,9 @@ def _unused(study: Study) -> Iterator[Finding]:
             )
             message = f"{name} would vary nothing: {why}"
             yield Finding(path, message, hint=hint, involves=involves, at_key=True)
-        elif others and study.sampler.name == "grid" and _count(study, name) > 1:
-            message = f"the grid would train equal cells of {decider} {listed(others)}: {why}"
+        elif others and study.sampler.name in ("grid", "boundary") and _count(study, name) > 1:
+            what = "the grid" if study.sampler.name == "grid" else "the search"
+            message = f"{what} would train equal cells of {decider} {listed(others)}: {why}"
             hint = f"when: {{{decider}: {_yaml(list(users))}}}"
             yield Finding(path, message, hint=hint, involves=(*involves, ("sampler",)), at_key=True)
 
@@ -180,6 +182,13 @@ def _count(study: Study, name: str) -> int:
 
 def _sampler(study: Study) -> Iterator[Finding]:
     name, cells = study.sampler.name, study.sampler.cells
+    if name == "boundary":
+        yield from boundary_findings(study)
+        return
+    if study.sampler.along is not None:
+        message, by = f"the sampler {name} does not go along a knob", (("sampler", "name"),)
+        hint = "remove along, or set name: boundary"
+        yield Finding(("sampler", "along"), message, hint=hint, involves=by, at_key=True)
     if name == "grid":
         if cells is not None:
             hint = "remove cells, or choose another sampler"
@@ -260,7 +269,11 @@ def _pruner(study: Study) -> Iterator[Finding]:
         message = "a pruner judges the validation loss, which is not the objective here"
         yield Finding(path, message, hint=hint, involves=(("objectives",),), at_key=True)
     if study.pruner.name == "wilcoxon":
-        if study.replicates < 2:
+        if study.adaptive is not None:
+            message = "wilcoxon ends a cell's replicates early, and these are added one by one"
+            hint = "choose another pruner, or a number of replicates"
+            yield Finding(path, message, hint=hint, involves=(("replicates",),), at_key=True)
+        elif study.least_replicates < 2:
             message = "wilcoxon compares replicates, and there is but one"
             hint = "set replicates to 2 or more, or choose another pruner"
             yield Finding(path, message, hint=hint, involves=(("replicates",),), at_key=True)
@@ -273,6 +286,26 @@ def _pruner(study: Study) -> Iterator[Finding]:
         hint = f"set evaluation.every, such as every: {max(1, most // 5)}"
         involves = (*rests("steps"), ("evaluation",))
         yield Finding(path, message, hint=hint, involves=involves, at_key=True)
+
+
+def _replicates(study: Study) -> Iterator[Finding]:
+    adaptive = study.adaptive
+    if adaptive is None:
+        return
+    if adaptive.max <= adaptive.min:
+        message = f"max {adaptive.max} leaves nothing to add to min {adaptive.min}"
+        hint = f"set a larger max, or replicates: {adaptive.min}"
+        involves: tuple[KeyPath, ...] = (("replicates", "min"),)
+        yield Finding(("replicates", "max"), message, hint=hint, involves=involves)
+    until: KeyPath = ("replicates", "until")
+    if adaptive.until.divergence_halfwidth is None and not adaptive.until.told_apart:
+        message = "until says nothing, so that no seed would be added"
+        hint = "such as until: {divergence_halfwidth: 0.15}"
+        yield Finding(until, message, hint=hint, at_key=True)
+    if adaptive.until.told_apart and len({s["method"] for s in settings(study, "method")}) < 2:
+        message = "there is but one method, and nothing to tell it apart from"
+        hint = "list several under space.method, or use divergence_halfwidth"
+        yield Finding((*until, "told_apart"), message, hint=hint, involves=rests("method"))
 
 
 def _objectives(study: Study) -> Iterator[Finding]:
@@ -290,5 +323,6 @@ _CHECKS: tuple[Callable[[Study], Iterator[Finding]], ...] = (
     _unused,
     _sampler,
     _pruner,
+    _replicates,
     _objectives,
 )

@@ -145,12 +145,15 @@ def study_hash(study: Study) -> str:
 
     Left out: title, question and retries, which change no run, and where text lies, which the
     corpus's own hash stands for. Precision and determinism count where they are set: left alone
-    they leave the hash as it was before there was a choice, so that older studies go on.
+    they leave the hash as it was before there was a choice, so that older studies go on; so does
+    `sampler.along`.
     """
     plain = resolved(study)
     for key in WHOLE_STUDY:
         if plain["training"][key] == Training.model_fields[key].default:
             del plain["training"][key]
+    if plain["sampler"]["along"] is None:
+        del plain["sampler"]["along"]
     del plain["title"], plain["question"], plain["retries"]
     for key in ("paths", "validation"):
         plain["data"].pop(key, None)
@@ -227,7 +230,7 @@ def _validate(
 
 def _take_out(raw: dict[str, Any], path: KeyPath) -> KeyPath:
     """Remove what is wrong, with as much around it as it needs; the path that was removed."""
-    whole = 1 if path[:1] in (("data",), ("pruner",)) else 2
+    whole = 1 if path[:1] in (("data",), ("pruner",), ("replicates",)) else 2
     indices = [depth for depth, key in enumerate(path) if isinstance(key, int)]
     path = path[: min([whole, *indices])]
     node = raw

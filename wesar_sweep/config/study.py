@@ -19,6 +19,7 @@ from wesar_sweep.config.knobs import Precision as Precision
 from wesar_sweep.config.knobs import Schedule as Schedule
 from wesar_sweep.config.knobs import Training as Training
 from wesar_sweep.config.methods import BUILT_IN_METHODS, Method
+from wesar_sweep.config.replicates import AdaptiveReplicates, Replicates
 from wesar_sweep.config.space import Parameter, ParameterField, Scalar, canonical_parameter
 from wesar_sweep.config.words import NAME_PATTERN
 
@@ -29,7 +30,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Texts = Annotated[tuple[str, ...], Field(strict=False)]
 
 Objective = Literal["val_loss", "divergence_rate", "spikes"]
-SamplerName = Literal["grid", "random", "tpe", "qmc", "cmaes", "gp", "nsga2"]
+SamplerName = Literal["grid", "boundary", "random", "tpe", "qmc", "cmaes", "gp", "nsga2"]
 PrunerName = Literal["median", "percentile", "sha", "hyperband", "threshold", "wilcoxon"]
 
 
@@ -152,12 +153,23 @@ class Sampler(Frozen):
     """Which cells are trained: the whole grid, or what an Optuna sampler asks for."""
 
     name: SamplerName = Field(
-        default="grid", description="grid trains every cell; the others choose."
+        default="grid",
+        description="grid trains every cell; boundary searches where runs begin to diverge along "
+        "one knob, for each setting of the others; the rest choose.",
     )
-    cells: Count | None = Field(default=None, description="Cells to train; the grid needs none.")
+    along: str | None = Field(
+        default=None, description="The knob, such as lr, that the boundary search goes along."
+    )
+    cells: Count | None = Field(
+        default=None,
+        description="Cells to train; the grid needs none. Of a boundary search the most for each "
+        "setting of the other knobs, by default 12.",
+    )
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of the choice of cells.")
     options: dict[str, Scalar] = Field(
-        default_factory=dict, description="Options of Optuna's class."
+        default_factory=dict,
+        description="Options of Optuna's class. Of a boundary search resolution: the width of the "
+        "boundary's interval at which it ends, in decades where the knob is logarithmic.",
     )
 
 
@@ -185,7 +197,9 @@ class Study(Frozen):
         default="", description="What the study is to answer, in a sentence or two."
     )
     space: dict[str, ParameterField] = Field(description="Knob -> value, choices or range.")
-    replicates: Count = Field(default=3, description="Runs of a cell, one a seed.")
+    replicates: Replicates = Field(
+        default=3, description="Runs of a cell, one a seed; a number, or {min, max, until}."
+    )
     first_seed: Annotated[int, Field(ge=0)] = Field(
         default=0, description="Seed of the first replicate."
     )
@@ -220,9 +234,26 @@ class Study(Frozen):
     )
 
     @property
+    def adaptive(self) -> AdaptiveReplicates | None:
+        """How seeds are added where a cell needs more than the least; None for a fixed number."""
+        return self.replicates if isinstance(self.replicates, AdaptiveReplicates) else None
+
+    @property
+    def least_replicates(self) -> int:
+        """Seeds that every cell gets."""
+        found = self.replicates
+        return found.min if isinstance(found, AdaptiveReplicates) else found
+
+    @property
+    def most_replicates(self) -> int:
+        """Seeds that no cell goes beyond."""
+        found = self.replicates
+        return found.max if isinstance(found, AdaptiveReplicates) else found
+
+    @property
     def seeds(self) -> tuple[int, ...]:
-        """The replicates' seeds, in the order in which they are started."""
-        return tuple(range(self.first_seed, self.first_seed + self.replicates))
+        """The seeds that every cell gets, in the order in which they are started."""
+        return tuple(range(self.first_seed, self.first_seed + self.least_replicates))
 
     @field_validator("space", mode="after")
     @classmethod

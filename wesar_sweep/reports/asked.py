@@ -12,7 +12,7 @@ from wesar_sweep.analysis.lr_sensitivity import CAVEATS
 from wesar_sweep.analysis.paired import MIN_MARKED_SEEDS
 from wesar_sweep.config.space import Choices, Parameter, values
 from wesar_sweep.config.study import Study, SyntheticData, TextData
-from wesar_sweep.reports import effective_lr
+from wesar_sweep.reports import boundary, effective_lr, replicates
 from wesar_sweep.reports.figures import bootstrap_words, divergence_words
 from wesar_sweep.stability.spikes import MIN_PAIRED_RUNS
 from wesar_sweep.store.beat import Beat
@@ -38,7 +38,9 @@ def question(study: Study) -> list[Fact]:
     facts.append(("fixed", ", ".join(fixed)))
     seeds = study.seeds
     span = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    facts.append(("replicates", f"{study.replicates} a cell, seeds {span}"))
+    facts.append(("replicates", f"{study.least_replicates} a cell, seeds {span}"))
+    if study.adaptive is not None:
+        facts.append(("further replicates", replicates.rule_words(study.adaptive)))
     if not {"steps", "batch", "context"} & set(searched):
         tokens = training.steps * training.batch * model.context
         facts.append(
@@ -49,6 +51,8 @@ def question(study: Study) -> list[Fact]:
             )
         )
     cells = f", {study.sampler.cells} cells" if study.sampler.cells else ""
+    if study.sampler.along is not None:
+        cells = f" along {study.sampler.along}{cells and f'{cells} a series at most'}"
     facts.append(("sampler", f"{study.sampler.name}{cells}{_options(study.sampler.options)}"))
     pruner = study.pruner
     facts.append(("pruner", f"{pruner.name}{_options(pruner.options)}" if pruner else "none"))
@@ -160,6 +164,8 @@ def methods_and_limits(analysis: Analysis) -> list[Fact]:
             "end more than delta above the run's own best. The interval is Wilson's: 0 of 3 still "
             "allows a true rate of 56 %, 0 of 5 43 %, 0 of 10 28 %.",
         ),
+        *replicates.method(analysis),
+        *boundary.method(analysis),
         (
             "Best and tied",
             "Best is the lowest mean. A cell is tied with it where no larger share of its runs "

@@ -18,7 +18,7 @@ from wesar_sweep.analysis.intervals import (
 from wesar_sweep.analysis.verdict import percent
 from wesar_sweep.config.space import values
 from wesar_sweep.config.study import Divergence
-from wesar_sweep.reports import charts, curve_charts, effective_lr, probe_charts
+from wesar_sweep.reports import boundary, charts, curve_charts, effective_lr, probe_charts
 from wesar_sweep.reports.drawing import Chart, drawn_series
 
 ZOOM = 0.5
@@ -57,6 +57,8 @@ class Figure:
 def figures(analysis: Analysis) -> list[Figure]:
     """All charts that this study has data for, in the order of the page."""
     found: list[Figure] = []
+    if analysis.boundary["boundary"].count():
+        found.append(_boundary(analysis))
     if not analysis.seed_points.is_empty() and analysis.layout.axis is not None:
         found += _loss_figures(analysis)
     if _several(analysis) and int(analysis.lr_curves["diverged"].sum()) > 0:
@@ -71,6 +73,17 @@ def figures(analysis: Analysis) -> list[Figure]:
     from wesar_sweep.reports.search_figures import search_figures
 
     return [*found, *search_figures(analysis)]
+
+
+def _boundary(analysis: Analysis) -> Figure:
+    return Figure(
+        name="boundary",
+        section="loss",
+        title="Where runs begin to diverge",
+        chart=boundary.boundary_chart(analysis),
+        caption=f"{boundary.caption(analysis)} {divergence_words(analysis.study.divergence)}",
+        alt=boundary.alt_text(analysis),
+    )
 
 
 def seeds_words(analysis: Analysis) -> str:

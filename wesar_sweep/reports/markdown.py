@@ -49,7 +49,7 @@ def render(
         lines += [escape(study.question), ""]
     if counts.partial:
         lines += [
-            f"> **This study is not finished:** {counts.ended} of {counts.expected_runs} runs have "
+            f"> **This study is not finished:** {counts.ended} of {counts.expected} runs have "
             "ended; every figure is of those alone." + escape(asked.stopped(drive)),
             "",
         ]

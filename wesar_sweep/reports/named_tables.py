@@ -9,6 +9,7 @@ import polars as pl
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title, format_value
 from wesar_sweep.analysis.cells import one_cell_a_place
+from wesar_sweep.reports import boundary, replicates
 from wesar_sweep.reports.figures import Section, seeds_words
 from wesar_sweep.reports.tables import (
     METRICS,
@@ -74,6 +75,15 @@ def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTab
         )
         ranked = best_cells_table(analysis, count=None)
         found.append(NamedTable("cells", caption, ranked, csv_frame(analysis)))
+    if not analysis.boundary.is_empty():
+        title, caption = "Boundary of each series", boundary.table_caption(analysis)
+        shown_rows, frame = boundary.boundary_table(analysis), analysis.boundary
+        found.append(NamedTable("boundary", caption, shown_rows, frame, "loss", title))
+    if not analysis.further_seeds.is_empty():
+        title, caption = "Where further seeds went", replicates.summary(analysis)
+        shown_cells = replicates.further_seeds_table(analysis)
+        frame = replicates.further_seeds_frame(analysis)
+        found.append(NamedTable("further-seeds", caption, shown_cells, frame, "loss", title))
     if not analysis.outcomes.is_empty():
         caption = "Every run and how it ended."
         found.append(NamedTable("runs", caption, all_runs_table(analysis), analysis.outcomes))

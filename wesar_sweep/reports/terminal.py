@@ -41,7 +41,7 @@ def summary(analysis: Analysis, *, metric: Metric = "loss") -> RenderableType:
     parts: list[RenderableType] = []
     counts = analysis.completeness
     if counts.partial:
-        words = f"Not finished: {counts.ended} of {counts.expected_runs} runs have ended."
+        words = f"Not finished: {counts.ended} of {counts.expected} runs have ended."
         parts.append(Text(words, style="yellow"))
     grid = matrix(analysis)
     if grid is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -145,6 +145,31 @@ class Claims:
         claim = self._sign(Trial(self._opened, orphan._trial_id))
         return replace(claim, adopted=True, told=frozenset(orphan.intermediate_values))
 
+    def reopen(self, numbers: Sequence[int], *, architecture: Architecture | None) -> Claim | None:
+        """Take the first of these trials that has finished, to train more of its seeds.
+
+        It runs again under its number, and what Optuna was told of it is forgotten. Only under the
+        lock.
+
+        Args:
+            numbers: In the order in which they are wanted.
+            architecture: Shape to keep to.
+        """
+        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+        finished = {trial.number: trial for trial in self._trials(*states)}
+        for number in numbers:
+            trial = finished.get(number)
+            if trial is not None and self._fits(trial, architecture):
+                database_of(self._opened).reopen(trial._trial_id)
+                return self.adopt(trial)
+        return None
+
+    def others_train(self) -> bool:
+        """Whether a living worker beside this one has a running trial. Only under the lock."""
+        seen = self._seen()
+        owners = {running.value for running in self._running()}
+        return any(owner is not None and self._lives(owner, seen) for owner in owners)
+
     def silent_owners(self, *, for_s: float) -> list[str]:
         """Workers with running trials that live, as far as is known, and were not seen for so long.
 
@@ -182,8 +207,8 @@ class Claims:
         """The running trials and their owners."""
         return database_of(self._opened).running(self._opened._study_id, WORKER)
 
-    def _trials(self, state: TrialState) -> list[FrozenTrial]:
-        return self._opened.get_trials(deepcopy=False, states=(state,))
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self._opened.get_trials(deepcopy=False, states=states)
 
     def _counts(self) -> Counter[TrialState]:
         return database_of(self._opened).counts(self._opened._study_id)
@@ -243,7 +268,7 @@ class Claims:
 
     def _wants_more(self) -> bool:
         cells = self._study.sampler.cells
-        if self._study.sampler.name == "grid" or cells is None:
+        if self._study.sampler.name in ("grid", "boundary") or cells is None:
             return False
         counts = self._counts()
         # A cell that failed for good is replaced, but not without end: the machine may be broken.

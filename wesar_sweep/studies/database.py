@@ -36,7 +36,7 @@ from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Select, func, select, text
+from sqlalchemy import Select, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import SQLAlchemyError
@@ -66,6 +66,8 @@ _NOTE = text(
     """INSERT INTO wesar_sweep_changes (study, trial_id, number) VALUES (:study, :trial, :number)
     ON CONFLICT (study, trial_id) DO UPDATE SET number = excluded.number"""
 )
+_CONSTRAINTS = "constraints:"
+"""Before the names of a trial's constraints among its system attributes."""
 _LAST_ID = 2**31 - 1
 """The largest that the column of Optuna's table holds."""
 _MOST_AT_ONCE = 500
@@ -361,6 +363,32 @@ class StudyDatabase(_CachedStorage):
             if state.is_finished():
                 trial.datetime_complete = datetime.now()
         return changed
+
+    def reopen(self, trial_id: int) -> None:
+        """Make a finished trial a running one that has been told nothing: it gets more seeds.
+
+        Optuna knows no such step; its tables do. Parameters, attributes and intermediate values
+        stand.
+        """
+        value, attribute = models.TrialValueModel, models.TrialSystemAttributeModel
+        with self._changing():
+            with _create_scoped_session(self._backend.scoped_session) as session:
+                row = models.TrialModel.find_or_raise_by_id(trial_id, session)
+                row.state, row.datetime_complete = TrialState.RUNNING, None
+                constraint = attribute.key.startswith(_CONSTRAINTS)
+                for told in (
+                    delete(value).where(value.trial_id == trial_id),
+                    delete(attribute).where(attribute.trial_id == trial_id, constraint),
+                ):
+                    session.execute(told, execution_options={"synchronize_session": False})
+            trial = self._remember(trial_id)
+        if trial is not None:
+            trial.state, trial.values, trial.datetime_complete = TrialState.RUNNING, None, None
+            trial.system_attrs = {
+                key: value
+                for key, value in trial.system_attrs.items()
+                if not key.startswith(_CONSTRAINTS)
+            }
 
     def set_trial_intermediate_value(
         self, trial_id: int, step: int, intermediate_value: float

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from wesar_sweep.config.space import grid_cells
 from wesar_sweep.config.study import Study
 from wesar_sweep.store.beat import living_beats
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.outcomes import OutcomeReader
 from wesar_sweep.store.rows import Outcome
+from wesar_sweep.store.wanted import expected_cells
+from wesar_sweep.studies.searching import Searching
+from wesar_sweep.studies.wanting import wanted_by_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +31,9 @@ class Summary:
     cells_failed: int
     """Of those done: every replicate failed for good."""
     runs: int
-    """Runs the study will have when it is done."""
+    """Runs the study will have when it is done: those asked for so far where results decide."""
+    runs_at_most: int
+    """Runs it may come to have, by adaptive replicates or a boundary search."""
     completed: int
     diverged: int
     pruned: int
@@ -65,7 +69,8 @@ class Progress:
         self._directory = directory
         self._study = study
         self._reader = OutcomeReader(directory)
-        self._grid = len(grid_cells(study)) if study.sampler.name == "grid" else None
+        self._searching = Searching.of(study)
+        self._grid = expected_cells(study, failed=0) if study.sampler.name == "grid" else None
 
     @property
     def rows(self) -> Mapping[tuple[int, int], Outcome]:
@@ -95,37 +100,43 @@ class Progress:
         }
         keys, workers = self._in_training()
         running = {key for key in keys if key[1] not in final.get(key[0], {})}
-        done = {trial for trial, seeds in final.items() if len(seeds) == self._study.replicates}
+        least = self._study.least_replicates
         failed_cells = sum(
-            all(row.status == "failed" for row in final[trial].values()) for trial in done
+            len(seeds) >= least and all(row.status == "failed" for row in seeds.values())
+            for seeds in final.values()
         )
-        cells = self._expected_cells(failed_cells)
-        runs = cells * self._study.replicates
+        if self._searching is not None:
+            ended = (row for seeds in final.values() for row in seeds.values())
+            cells = self._searching.cells(ended)
+        else:
+            cells = self._grid or expected_cells(self._study, failed=failed_cells)
+        wanted = wanted_by_rows(
+            (row for seeds in final.values() for row in seeds.values()),
+            study=self._study,
+            cells=cells,
+        )
+        done = {trial for trial, one in wanted.items() if not one.missing}
+        runs = sum(one.seeds for one in wanted.values()) + least * max(0, cells - len(wanted))
         counts = _count(final)
-        ended = sum(counts.values())
+        runs_done = sum(counts.values())
+        most_cells = self._searching.most_cells if self._searching is not None else cells
         return Summary(
             cells=cells,
             cells_done=len(done),
             cells_pruned=len(pruned & done),
             cells_failed=failed_cells,
             runs=runs,
+            runs_at_most=max(runs, most_cells * self._study.most_replicates),
             completed=counts["completed"],
             diverged=counts["diverged"],
             pruned=counts["pruned"],
             failed=counts["failed"],
             retrying=retrying,
             running=len(running),
-            waiting=max(0, runs - ended - len(running)),
+            waiting=max(0, runs - runs_done - len(running)),
             tokens=sum(row.tokens for seeds in final.values() for row in seeds.values()),
             workers=workers,
         )
-
-    def _expected_cells(self, failed: int) -> int:
-        if self._grid is not None:
-            return self._grid
-        cells = self._study.sampler.cells
-        assert cells is not None, "config.load refuses a sampler without cells"
-        return min(cells + failed, 2 * cells)
 
     def _in_training(self) -> tuple[set[tuple[int, int]], int]:
         """(trial, seed) in the slots of living workers, and how many workers live."""

@@ -3,6 +3,10 @@
 The store is the truth: a run with an outcome on disk is never handed out again, whatever the
 database says, and a cell whose outcomes are all on disk is told without training.
 
+Where no cell is left to start, finished ones that are to have more seeds (`store.wanted`) are taken
+again under their numbers: by adaptive replicates, or because the study goes on with more of them.
+Then a boundary search says what it wants to know next (`studies.searching`).
+
 With PostgreSQL a worker may have been frozen for so long that others took it for dead and have its
 cells. So there each turn begins by giving up the cells that carry another's name, and a result is
 written only while its cell is this worker's. A turn whose connection died is done again, from what
@@ -29,6 +33,7 @@ from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import try_hold
 from wesar_sweep.store.outcomes import OutcomeReader, OutcomeWriter
 from wesar_sweep.store.rows import Curve, Outcome
+from wesar_sweep.store.searched import step_seeds
 from wesar_sweep.studies.beats import Heart
 from wesar_sweep.studies.cells import aggregate, capped_loss, chance_loss, start_loss
 from wesar_sweep.studies.claims import WORKER, Claim, Claims
@@ -36,6 +41,7 @@ from wesar_sweep.studies.postgres import PATIENCE_S
 from wesar_sweep.studies.pruners import judges_replicates
 from wesar_sweep.studies.replicates import Cell
 from wesar_sweep.studies.samplers import INDIFFERENT, ignores_constraints
+from wesar_sweep.studies.searching import CELL, Searching
 from wesar_sweep.studies.storage import (
     ConnectionLost,
     close_study,
@@ -45,6 +51,7 @@ from wesar_sweep.studies.storage import (
     open_study,
     storage_of,
 )
+from wesar_sweep.studies.wanting import Wanting
 
 STATUS = "status"
 """User attribute of a finished trial: completed, diverged (all replicates), pruned or failed."""
@@ -62,6 +69,9 @@ _TURN_S = 1.0
 
 _GIVE_WAY_S = 0.012
 """How long it leaves them the lock: longer than they sleep between two tries (`store.locks`)."""
+
+_WAIT_S = 0.5
+"""How long a worker without work waits for results of others that may bring some."""
 
 _OTHER_SHAPES = 4
 """Cells of other shapes a worker may hold for later while a sampler is asked for one that fits."""
@@ -128,6 +138,10 @@ class CellQueue:
         self._writer = OutcomeWriter(directory, worker)
         self._cells: dict[int, Cell] = {}
         self._chance = chance_loss(study)
+        self._wanting = Wanting(study, self._reader)
+        self._searching = Searching.of(study)
+        self._sequential = study.adaptive is not None or self._searching is not None
+        """Whether results may bring more to train."""
         self._unconfirmed: dict[tuple[int, int], Outcome] = {}
         """(trial, seed) -> the row that this turn has written, while it may have to be repeated."""
 
@@ -141,7 +155,11 @@ class CellQueue:
     def learns(self) -> bool:
         """See `training.queue.RunQueue.learns`."""
         # A pruner decides by them whether a cell's other replicates go on, or are started at all.
-        return self._study.sampler.name not in INDIFFERENT or self._study.pruner is not None
+        return (
+            self._study.sampler.name not in INDIFFERENT
+            or self._study.pruner is not None
+            or self._sequential
+        )
 
     @property
     def cells_started(self) -> int:
@@ -157,23 +175,29 @@ class CellQueue:
                 self._most_cells is None
                 or started < self._most_cells
                 or bool(self._claims.orphans(mine=set()))
+                or bool(self._wanting.trials())
             )
 
     def take(self, count: int, *, architecture: Architecture | None = None) -> Sequence[Run]:
         """At most `count` runs of one shape; see `training.queue.RunQueue.take`.
 
-        With PostgreSQL, and nothing in hand, it waits until every worker with cells was heard of
-        once more: one may have died just now, and its cells would be nobody's.
+        With nothing in hand it waits for the other workers where their results may bring more to
+        train. With PostgreSQL it also waits until every worker with cells was heard of once more:
+        one may have died just now, and its cells would be nobody's.
         """
         began = time.monotonic()
         while True:
             runs = self._take(count, architecture)
-            if runs or self._cells or self._heart is None or self._stop_asked():
+            if runs or self._cells or self._stop_asked():
                 return runs
-            for_s = time.monotonic() - began
-            if not self._turn(partial(self._claims.silent_owners, for_s=for_s)):
+            if self._sequential and self._turn(self._claims.others_train):
+                time.sleep(_WAIT_S)
+            elif self._heart is not None and self._turn(
+                partial(self._claims.silent_owners, for_s=time.monotonic() - began)
+            ):
+                time.sleep(min(1.0, self._heart.interval_s))
+            else:
                 return runs
-            time.sleep(min(1.0, self._heart.interval_s))
             self._claims.start_anew()
 
     def _take(self, count: int, architecture: Architecture | None) -> list[Run]:
@@ -353,7 +377,7 @@ class CellQueue:
         Returns:
             How many cells were told.
         """
-        self._reader.refresh()
+        self._wanting.refresh()
         on_disk = {trial for trial, _ in self._reader.rows}
         return self._turn(partial(self._settle, on_disk))
 
@@ -421,9 +445,18 @@ class CellQueue:
             if others >= _OTHER_SHAPES:
                 return None
             claim = self._claims.next(architecture=architecture, mine=set(self._cells))
+            claim = claim or self._claims.reopen(self._wanting.trials(), architecture=architecture)
             if claim is None:
+                if self._search_on():
+                    continue
                 return None
             self._take_in_hand(claim)
+
+    def _search_on(self) -> bool:
+        """Put the next steps of a boundary search into the queue; whether there were any."""
+        return self._searching is not None and self._searching.enqueue(
+            self._opened, self._wanting.final()
+        )
 
     def _take_in_hand(self, claim: Claim) -> None:
         cell = self._cell(claim)
@@ -434,9 +467,13 @@ class CellQueue:
     def _cell(self, claim: Claim) -> Cell:
         """The cell as far as the disk knows it."""
         number = claim.trial.number
-        runs = [make_run(self._study, number, seed, claim.params) for seed in self._study.seeds]
+        self._wanting.refresh()
+        seeds = self._wanting.seeds(number)
+        if self._searching is not None:
+            _, step = claim.trial.user_attrs[CELL]
+            seeds = step_seeds(self._study, step)
+        runs = [make_run(self._study, number, seed, claim.params) for seed in seeds]
         cell = Cell(claim.trial, runs, self._chance, adopted=claim.adopted, told=set(claim.told))
-        self._reader.refresh()
         for run in runs:
             row = self._reader.rows.get(run.key)
             if row is None:
@@ -486,7 +523,7 @@ class CellQueue:
         """For a pruner that compares replicates: (replicate, final loss) of those that ended."""
         return [
             (index, capped_loss(cell.outcomes[seed], chance=self._chance))
-            for index, seed in enumerate(self._study.seeds)
+            for index, seed in enumerate(run.seed for run in cell.runs)
             if seed in cell.outcomes and cell.outcomes[seed].status != "failed"
         ]
 

@@ -17,6 +17,8 @@ from wesar_sweep.studies.space import has_conditions
 SAMPLERS: dict[str, type[BaseSampler]] = {
     # The grid's cells are enqueued once; nothing is ever drawn (GridSampler repeats points).
     "grid": optuna.samplers.RandomSampler,
+    # Likewise its steps, one after another (`studies.searching`).
+    "boundary": optuna.samplers.RandomSampler,
     "random": optuna.samplers.RandomSampler,
     "tpe": optuna.samplers.TPESampler,
     "qmc": optuna.samplers.QMCSampler,
@@ -68,7 +70,7 @@ def build_sampler(study: Study, *, number: int) -> BaseSampler:
     elif name == "tpe" and has_conditions(study) and len(study.objectives) == 1:
         # Without groups, knobs under a condition would be drawn without regard to the others.
         options.setdefault("group", options.get("multivariate") is not False)
-    elif name == "grid":
+    elif name in ("grid", "boundary"):
         options = {"seed": seed}
     return build(SAMPLERS[name], options=options)  # type: ignore[no-any-return]
 
@@ -76,6 +78,9 @@ def build_sampler(study: Study, *, number: int) -> BaseSampler:
 def sampler_problems(study: Study) -> list[Problem]:
     """All that keeps this study's sampler from working here; nothing is created."""
     name = study.sampler.name
+    if name == "boundary":
+        # All that can be wrong with it was looked at when the study was read.
+        return []
     if name == "grid":
         return [
             Problem(

@@ -48,9 +48,7 @@ from wesar_sweep.studies.postgres import (
 )
 from wesar_sweep.studies.pruners import build_pruner
 from wesar_sweep.studies.samplers import build_sampler
-
-CELL = "cell"
-"""User attribute of a grid's trial: the cell's index in `grid_cells`."""
+from wesar_sweep.studies.searching import CELL
 
 OBJECTIVES = "objectives"
 """User attribute of the study: names of the objectives, in their order."""

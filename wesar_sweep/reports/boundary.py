@@ -1,0 +1,253 @@
+"""What the report shows of a boundary search: where runs begin to diverge, how sure, how cheap."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from wesar_sweep.analysis import Analysis
+from wesar_sweep.analysis.axes import axis_title, format_value
+from wesar_sweep.analysis.boundary import MEASURED
+from wesar_sweep.analysis.intervals import wilson
+from wesar_sweep.analysis.verdict import boundary_words, percent
+from wesar_sweep.config.boundary import BoundarySearch, boundary_search
+from wesar_sweep.reports.drawing import IS_SHOWN, Chart, finish, inline, rounded, tooltips
+from wesar_sweep.reports.tables import Table
+from wesar_sweep.reports.theme import ROLE_COLOURS
+
+_FIT = alt.AutoSizeParams(type="fit", contains="padding")
+
+
+def searched(analysis: Analysis) -> BoundarySearch:
+    """The search of a study that has one."""
+    found = boundary_search(analysis.study)
+    assert found is not None, "only a boundary search has boundaries"
+    return found
+
+
+def boundary_chart(analysis: Analysis) -> Chart:
+    """Every series a row: the boundary with its interval, and each value that was tried."""
+    search = searched(analysis)
+    names = [row["series"] for row in _drawn(analysis).iter_rows(named=True)]
+    intervals = rounded(_intervals(analysis))
+    tried = rounded(_tried(analysis, search, names))
+    known = [*search.values, *(row[end] for row in intervals for end in ("from", "to"))]
+    ends = [min(known), max(known)]
+    scale = alt.Scale(type="log" if search.log else "linear", nice=False, zero=False, domain=ends)
+    title = axis_title(search.along)
+    x: dict[str, Any] = {"scale": scale, "title": title}
+    ticks = alt.Axis(**_ticks(search, ends))
+    y = alt.Y("series:N", sort=names, title=None, axis=alt.Axis(labelLimit=260))
+    base = alt.Chart(inline(intervals)).transform_filter(IS_SHOWN).encode(y=y)
+    tip = tooltips(
+        ("series", "N"),
+        ("words", "N", f"boundary ({title})"),
+        ("ended", "N", "ended"),
+        ("cells", "Q", "values tried"),
+        ("runs", "Q"),
+    )
+    bar = base.mark_bar(height=18, opacity=0.35, cornerRadius=2, color=ROLE_COLOURS["u"]).encode(
+        x=alt.X("from:Q", axis=ticks, **x), x2="to:Q", tooltip=tip
+    )
+    tick = base.mark_tick(thickness=3, size=26, color=ROLE_COLOURS["u"]).encode(
+        x=alt.X("boundary:Q", axis=ticks, **x), tooltip=tip
+    )
+    legend = alt.Legend(title="diverged", format="%", gradientLength=110, titleOrient="left")
+    colours = alt.Scale(domain=[0, 1], range=["#e3ebf3", "#f3c79b", "#c2500f"], interpolate="rgb")
+    marks = (
+        alt.Chart(inline(tried))
+        .transform_filter(IS_SHOWN)
+        .mark_point(filled=True, size=50, opacity=1, stroke="#4d5866", strokeWidth=0.8)
+        .encode(
+            x=alt.X("at:Q", axis=ticks, **x),
+            y=y,
+            fill=alt.Fill("rate:Q", scale=colours, legend=legend),
+            tooltip=tooltips(
+                ("series", "N"),
+                ("where", "N", title),
+                ("words", "N", "diverged"),
+                ("interval", "N", "95 % interval of the rate"),
+            ),
+        )
+    )
+    height = 34 * max(len(names), 1) + 90
+    chart = alt.layer(bar, marks, tick).properties(width=640, height=height, autosize=_FIT)
+    return finish(chart)
+
+
+def _ticks(search: BoundarySearch, ends: list[float]) -> dict[str, Any]:
+    """Where an axis is logarithmic, 1 and 3 of every decade; lr as labels everywhere show it."""
+    ticks: dict[str, Any] = {}
+    if search.along in ("lr", "sigma2"):
+        ticks["labelExpr"] = _LABELS
+    if search.log:
+        decades = range(math.floor(math.log10(ends[0])), math.ceil(math.log10(ends[1])) + 1)
+        marks = [float(f"{digit}e{decade}") for decade in decades for digit in (1, 3)]
+        ticks["values"] = [mark for mark in marks if ends[0] <= mark <= ends[1]]
+    return ticks
+
+
+_LABELS = (
+    "datum.value == 0 || (abs(datum.value) >= 1 && abs(datum.value) < 1e4) "
+    "? format(datum.value, '.15~g') : replace(format(datum.value, '~e'), 'e+', 'e')"
+)
+"""As `wesar_sweep.analysis.axes.format_value` writes an lr."""
+
+
+def caption(analysis: Analysis) -> str:
+    """What the figure shows, on how many runs it stands, and by which rule."""
+    search, study = searched(analysis), analysis.study
+    runs = int(analysis.boundary["runs"].sum())
+    unit = "decades" if search.log else f"of {axis_title(search.along)}"
+    return (
+        f"The line is the boundary, where half of the seeds diverge; the bar its 95 % interval "
+        f"(credible, of a logistic rate); {study.least_replicates} seeds of its own a value, "
+        f"{runs} runs in all. Each mark is a value that was tried, darker where more of its seeds "
+        f"diverged. A series ends when its interval is at most {search.resolution:g} {unit} wide, "
+        f"or after {search.most} values. {saving(analysis)}"
+    )
+
+
+def alt_text(analysis: Analysis) -> str:
+    """The boundaries in words."""
+    known = analysis.boundary.filter(pl.col("boundary").is_not_null())
+    words = [
+        f"{row['series']} {boundary_words(row)}" for row in known.head(6).iter_rows(named=True)
+    ]
+    more = f", and {known.height - 6} more" if known.height > 6 else ""
+    along = axis_title(searched(analysis).along)
+    return f"Boundary of {along} with 95 % interval, a row a series: {'; '.join(words)}{more}."
+
+
+def saving(analysis: Analysis) -> str:
+    """How many runs a grid of the same resolution would have taken."""
+    search, found = searched(analysis), analysis.boundary
+    runs, grid = int(found["runs"].sum()), int(found["grid_runs"].sum())
+    seeds = analysis.study.least_replicates
+    words = "A grid of the same resolution "
+    words += f"({search.grid_values} values, {seeds} seeds) has {grid} runs"
+    if analysis.completeness.partial:
+        return f"{words}; the search has trained {runs} so far."
+    share = percent(1 - runs / grid) if runs < grid else "none"
+    return f"{words}; the search trained {runs} and saved {share} of them."
+
+
+def boundary_table(analysis: Analysis) -> Table:
+    """Every series: boundary, interval, the largest value that was seen stable, runs, the end."""
+    search = searched(analysis)
+    along = axis_title(search.along)
+    rows = tuple(
+        (
+            row["series"],
+            boundary_words(row) if row["boundary"] is not None else "–",
+            "none" if row["stable"] is None else _value(row["stable"], search.along),
+            str(row["cells"]),
+            f"{row['diverged']}/{row['runs']}",
+            str(row["grid_runs"]),
+            row["ended"] or "goes on",
+        )
+        for row in analysis.boundary.iter_rows(named=True)
+    )
+    heads = (
+        "series",
+        f"boundary {along} (95 %)",
+        f"largest stable {along} seen",
+        "values tried",
+        "diverged/runs",
+        "runs of a grid",
+        "why it ended",
+    )
+    return Table(heads, rows, (False, True, True, True, True, True, False))
+
+
+def table_caption(analysis: Analysis) -> str:
+    """The definition, and what the interval rests on."""
+    return (
+        f"Boundary: half of the seeds diverge there (posterior median, 95 % credible interval). "
+        f"Largest stable seen: no run diverged at it nor below it. {saving(analysis)}"
+    )
+
+
+def method(analysis: Analysis) -> list[tuple[str, str]]:
+    """How boundaries are found and what was measured of their intervals; else empty."""
+    if analysis.study.sampler.name != "boundary":
+        return []
+    search = searched(analysis)
+    along = axis_title(search.along)
+    words = (
+        f"For each series {along} is searched for the value at which half of the seeds diverge. "
+        f"The divergence rate is taken to be logistic in {'log10 ' if search.log else ''}{along}, "
+        "with 2 % of odd results; boundary and slope have a flat prior, over the values and a "
+        "quarter of their range beyond, and over log slope. The next value is the one that is "
+        "expected to tell most of the boundary. Each value has seeds of its own, for the same ones "
+        "would share their luck at every value. A rate that is not monotone is not seen, and an "
+        "interval that reaches beyond the values rests on the prior there. "
+    )
+    words += _measured()
+    return [("Boundary", words)]
+
+
+def _measured() -> str:
+    low, high = MEASURED[0], MEASURED[-1]
+    return (
+        "On invented truths (4 decades, resolution 0.2, 3 seeds, at most 12 values) the 95 % "
+        f"interval held the boundary in {100 * low.coverage:.0f} % of searches at a steep slope "
+        f"({low.slope:g} decades) and {100 * high.coverage:.0f} % at a shallow one "
+        f"({high.slope:g}), with {low.runs:.0f} and {high.runs:.0f} runs and a mean width of "
+        f"{low.width:.2f} and {high.width:.2f} decades; a grid of {low.grid_runs:.0f} runs had "
+        f"{low.grid_width:.2f} and {high.grid_width:.2f}."
+    )
+
+
+def _value(value: float, knob: str) -> str:
+    return format_value(value, knob=knob, digits=2)
+
+
+def _drawn(analysis: Analysis) -> pl.DataFrame:
+    return analysis.boundary.filter(pl.col("boundary").is_not_null()).head(_MOST_ROWS)
+
+
+_MOST_ROWS = 40
+
+
+def _intervals(analysis: Analysis) -> list[dict[str, Any]]:
+    return [
+        {
+            "series": row["series"],
+            "boundary": row["boundary"],
+            "from": row["low"],
+            "to": row["high"],
+            "words": boundary_words(row),
+            "ended": row["ended"] or "goes on",
+            "cells": row["cells"],
+            "runs": row["runs"],
+        }
+        for row in _drawn(analysis).iter_rows(named=True)
+    ]
+
+
+def _tried(analysis: Analysis, search: BoundarySearch, names: list[str]) -> list[dict[str, Any]]:
+    """One row a (series, value), repetitions of a value taken together."""
+    found = (
+        analysis.cells.filter(pl.col("series").is_in(names) & (pl.col("n") > 0))
+        .group_by("series", search.along, maintain_order=True)
+        .agg(pl.col("n").sum(), pl.col("diverged").sum())
+    )
+    rows = []
+    for series, at, n, diverged in found.rows():
+        spread = wilson(diverged, n)
+        assert spread is not None, "n is above 0"
+        rows.append(
+            {
+                "series": series,
+                "at": at,
+                "where": _value(at, search.along),
+                "rate": diverged / n,
+                "words": f"{diverged}/{n}",
+                "interval": f"{percent(spread.low)} to {percent(spread.high)}",
+            }
+        )
+    return rows
