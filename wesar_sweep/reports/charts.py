@@ -206,6 +206,7 @@ def _axis_x(analysis: Analysis, axis: str) -> alt.X:
     scale = alt.Scale(type="log" if log else "linear", nice=False, zero=False)
     if known and log:
         scale = alt.Scale(type="log", nice=False, domain=[known[0] / 1.25, known[-1] * 1.25])
+        settings.setdefault("values", _decade_ticks(known[0], known[-1]))
     elif len(known) > 1:
         pad = 0.05 * (known[-1] - known[0])
         scale = alt.Scale(nice=False, zero=False, domain=[known[0] - pad, known[-1] + pad])
@@ -215,14 +216,18 @@ def _axis_x(analysis: Analysis, axis: str) -> alt.X:
 def _effective_x(points: list[dict[str, Any]]) -> alt.X:
     found = [row["effective_lr"] for row in points]
     low, high = min(found) / 1.25, max(found) * 1.25
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
-    ticks = [float(f"{digit}e{power}") for power in decades for digit in (1, 3)]
     return alt.X(
         "at:Q",
         title="effective lr (lr · initial gate of the median matrix)",
         scale=alt.Scale(type="log", nice=False, domain=[low, high]),
-        axis=alt.Axis(labelExpr=_label_expression("lr"), values=ticks),
+        axis=alt.Axis(labelExpr=_label_expression("lr"), values=_decade_ticks(low, high)),
     )
+
+
+def _decade_ticks(low: float, high: float) -> list[float]:
+    """1 and 3 of every decade: the more that Vega would label write over each other."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [float(f"{digit}e{power}") for power in decades for digit in (1, 3)]
 
 
 def _axis_words(analysis: Analysis, value: Scalar) -> str:
