@@ -42,6 +42,7 @@ NAMES = [
     "update-ratios",
     "norms",
     "importance",
+    "tokens-spent",
 ]
 
 

@@ -132,7 +132,7 @@ def test_hostile_text_cannot_end_a_specification() -> None:
 
 def test_specifications_are_json_and_every_chart_has_one(report: str, page: Page) -> None:
     wanted = re.findall(r'data-spec="([^"]+)"', report)
-    assert sorted([*wanted, "runs"]) == sorted(page.data) and len(wanted) == 7
+    assert sorted([*wanted, "runs"]) == sorted(page.data) and len(wanted) == 8
     for name, text in page.data.items():
         assert "<" not in text
         assert name == "runs" or json.loads(text)["description"]
@@ -295,5 +295,5 @@ def test_a_browser_draws_every_chart_without_a_complaint(
     assert complaints == []
     assert 'data-drawn="true"' in done.stdout
     drawn = Page(done.stdout)
-    assert done.stdout.count('class="marks"') == 7
+    assert done.stdout.count('class="marks"') == 8
     assert not any("could not be drawn" in text for text in drawn.shown)
