@@ -37,7 +37,10 @@ def drive(**limits) -> Drive:
 def meter(directory: StudyDirectory, worker: str, trained: list[int], **limits) -> Meter:
     """The meter of a worker that has trained as many tokens as the list's last item."""
     return Meter(
-        directory, worker=worker, drive=drive(**limits), figures=lambda: (trained[-1], len(trained))
+        directory,
+        worker=worker,
+        drive=drive(**limits),
+        figures=lambda: Spent(tokens=trained[-1], cells=len(trained)),
     )
 
 
@@ -245,3 +248,17 @@ def test_time_budgets_end_a_study(study, tmp_path, limits):
     run("resume", directory.root, "--on", on, code=BUDGET_SPENT)
     # Nothing is left of the one; the other trained for a while once more.
     assert len(read_spent(directory)) == (1 if "gpu" in limits else 2)
+
+
+def test_seconds_count_for_every_device_and_old_files_have_none(directory, often):
+    """A file of an older version says nothing of slots: unknown, and so is every sum with it."""
+    own = Spent(tokens=5, cells=1, training_seconds=3.0, evaluation_seconds=0.5, slot_steps=7)
+    with Meter(directory, worker="w0", drive=None, devices=4, figures=lambda: own):
+        pass
+    found = read_spent(directory)["w0"]
+    assert (found.training_seconds, found.evaluation_seconds, found.slot_steps) == (12, 2, 7)
+    old = {"device_seconds": 1.0, "tokens": 2, "cells": 1}
+    directory.spent_file("w1").write_text(json.dumps(old))
+    assert read_spent(directory)["w1"].slot_steps is None
+    both = total(read_spent(directory).values())
+    assert (both.tokens, both.slot_steps, both.training_seconds) == (7, None, None)

@@ -317,6 +317,23 @@ def test_status_plan_export(study, undisturbed, tmp_path):
         assert path.stat().st_size > 500
 
 
+def test_time_and_slots_are_accounted_for(undisturbed):
+    import wesar_sweep as ws
+
+    directory, _ = undisturbed
+    cost = ws.open_result(directory.root).analysis.cost
+    # Three slots, and runs that diverge at once: some steps are in vain, most are not.
+    assert 0.3 < cost.occupancy <= 1
+    assert (
+        cost.tokens_in_vain == (cost.total.slot_steps - cost.outcomes["steps_trained"].sum()) * 64
+    )
+    (worker,) = cost.by_worker.iter_rows(named=True)
+    assert worker["training_seconds"] > 0 and worker["evaluation_seconds"] > 0
+    assert worker["training_seconds"] + worker["evaluation_seconds"] < worker["device_seconds"]
+    assert cost.by_status["device_seconds"].sum() == pytest.approx(worker["device_seconds"])
+    assert worker["device_seconds"] - 1 < cost.wall_seconds
+
+
 def test_the_python_interface(undisturbed):
     import wesar_sweep as ws
 

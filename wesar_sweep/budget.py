@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 
 from wesar_sweep.config.sweep import Budget
@@ -65,7 +66,8 @@ class Meter:
         worker: The worker's name.
         drive: The call that started it, whose budget holds; None: count alone.
         devices: Devices that the worker holds: its ranks.
-        figures: Tokens trained and cells started by this worker so far.
+        figures: What this worker has spent so far; its device time is filled in here, and seconds
+            of one device are multiplied by their number.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class Meter:
         worker: str,
         drive: Drive | None,
         devices: int = 1,
-        figures: Callable[[], tuple[int, int]],
+        figures: Callable[[], Spent],
     ) -> None:
         self._directory, self._worker, self._figures = directory, worker, figures
         self._budget = Budget() if drive is None else drive.budget
@@ -116,9 +118,15 @@ class Meter:
         return used_up(self._budget, self._mine().plus(self._others), stop_at=self._stop_at)
 
     def _mine(self) -> Spent:
-        tokens, cells = self._figures()
-        elapsed = self._devices * (time.monotonic() - self._started)
-        return self._former.plus(Spent(device_seconds=elapsed, tokens=tokens, cells=cells))
+        own, elapsed = self._figures(), time.monotonic() - self._started
+        return self._former.plus(
+            replace(
+                own,
+                device_seconds=self._devices * elapsed,
+                training_seconds=self._devices * (own.training_seconds or 0.0),
+                evaluation_seconds=self._devices * (own.evaluation_seconds or 0.0),
+            )
+        )
 
     def _look(self) -> None:
         write_spent(self._directory, worker=self._worker, spent=self._mine())

@@ -33,6 +33,7 @@ from wesar_sweep.store.drive import read_drive
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import is_held
 from wesar_sweep.store.provenance import cpu_model, merge_provenance, require_same_corpus
+from wesar_sweep.store.spent import Spent
 
 if TYPE_CHECKING:
     import torch
@@ -320,11 +321,18 @@ class _Watch:
             self.stop_asked = True
         return self.stop_asked
 
-    def _spent(self) -> tuple[int, int]:
-        """Tokens trained and cells started by this process."""
-        return (
-            0 if self._engine is None else self._engine.tokens,
-            0 if self.queue is None else self.queue.cells_started,
+    def _spent(self) -> Spent:
+        """What this process has trained and started."""
+        cells = 0 if self.queue is None else self.queue.cells_started
+        engine = self._engine
+        if engine is None:
+            return Spent(cells=cells)
+        return Spent(
+            tokens=engine.tokens,
+            cells=cells,
+            training_seconds=engine.training_seconds,
+            evaluation_seconds=engine.evaluation_seconds,
+            slot_steps=engine.slot_steps,
         )
 
     def _figures(self) -> dict[str, Any]:

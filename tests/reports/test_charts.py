@@ -44,6 +44,7 @@ NAMES = [
     "update-ratios",
     "norms",
     "importance",
+    "tokens-spent",
 ]
 
 

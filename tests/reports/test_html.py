@@ -15,6 +15,7 @@ from wesar_sweep.analysis import Analysis
 from wesar_sweep.errors import ConfigError, StoreError
 from wesar_sweep.reports import FORMATS, write
 from wesar_sweep.reports.asked import provenance
+from wesar_sweep.reports.figures import figures
 from wesar_sweep.reports.html import render
 from wesar_sweep.store.beat import Beat
 from wesar_sweep.store.frames import outcomes_frame
@@ -128,9 +129,12 @@ def test_hostile_text_cannot_end_a_specification() -> None:
     assert any("alert(1)" in json.dumps(json.loads(spec)) for spec in page.data.values())
 
 
-def test_specifications_are_json_and_every_chart_has_one(report: str, page: Page) -> None:
-    wanted = re.findall(r'data-spec="([^"]+)"', report)
-    assert sorted([*wanted, "runs"]) == sorted(page.data) and len(wanted) == 9
+def test_specifications_are_json_and_every_chart_has_one(
+    directory: StudyDirectory, report: str, page: Page
+) -> None:
+    wanted = re.findall(r'data-spec="spec-([^"]+)"', report)
+    assert set(wanted) == {figure.name for figure in figures(Analysis.read(directory))}
+    assert sorted([*(f"spec-{name}" for name in wanted), "runs"]) == sorted(page.data)
     for name, text in page.data.items():
         assert "<" not in text
         assert name == "runs" or json.loads(text)["description"]

@@ -13,6 +13,7 @@ from wesar_sweep.analysis.basin import TOLERANCE, basin_width
 from wesar_sweep.analysis.boundary import boundaries
 from wesar_sweep.analysis.cells import cells, ranked
 from wesar_sweep.analysis.completeness import Completeness, completeness
+from wesar_sweep.analysis.cost import Accounts, Cost
 from wesar_sweep.analysis.importance import importance
 from wesar_sweep.analysis.lr_curves import SeriesLosses, lr_curves, seed_points, series_losses
 from wesar_sweep.analysis.lr_sensitivity import lr_sensitivity
@@ -49,6 +50,8 @@ class Analysis:
     """By (trial, seed); figures that need curves are null for runs without one."""
     unreadable: tuple[str, ...] = ()
     """What was wrong with curve files that could not be read."""
+    accounts: Accounts = field(default_factory=Accounts)
+    """What workers and driver wrote down of the cost; empty for a study in memory."""
 
     @classmethod
     def read(cls, directory: StudyDirectory, *, study: Study | None = None) -> Analysis:
@@ -72,7 +75,7 @@ class Analysis:
                     curves[trial, seed] = read_curve(directory, trial, seed)
                 except StoreError as error:
                     unreadable.append(str(error))
-        return cls(study, outcomes, curves, tuple(unreadable))
+        return cls(study, outcomes, curves, tuple(unreadable), Accounts.read(directory))
 
     @cached_property
     def layout(self) -> Axes:
@@ -187,6 +190,11 @@ class Analysis:
     def search_history(self) -> pl.DataFrame:
         """Every cell in the order it was asked for, with what the sampler was told."""
         return search_history(self.raw_outcomes, study=self.study)
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Device time, tokens and steps, by status and by worker."""
+        return Cost(self.raw_outcomes, self.study, self.accounts)
 
     @cached_property
     def importance(self) -> pl.DataFrame:

@@ -70,9 +70,10 @@ def figures(analysis: Analysis) -> list[Figure]:
     if norms := _probe_range(analysis, "weight_norm"):
         found.append(_norms(analysis, norms))
     # Imported here: their words build on this module's.
+    from wesar_sweep.reports.cost_figures import cost_figures
     from wesar_sweep.reports.search_figures import search_figures
 
-    return [*found, *search_figures(analysis)]
+    return [*found, *search_figures(analysis), *cost_figures(analysis)]
 
 
 def _boundary(analysis: Analysis) -> Figure:

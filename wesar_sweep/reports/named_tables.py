@@ -87,10 +87,11 @@ def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTab
     if not analysis.outcomes.is_empty():
         caption = "Every run and how it ended."
         found.append(NamedTable("runs", caption, all_runs_table(analysis), analysis.outcomes))
-    # Imported here: it builds on this module.
+    # Imported here: they build on this module.
+    from wesar_sweep.reports.cost_figures import cost_tables
     from wesar_sweep.reports.search_figures import search_tables
 
-    return [*found, *search_tables(analysis)]
+    return [*found, *search_tables(analysis), *cost_tables(analysis)]
 
 
 def paper_table(analysis: Analysis, grid: Matrix, *, metric: Metric) -> Table:

@@ -1,4 +1,4 @@
-"""What each worker has spent, on disk: device time, tokens and cells, one small file a worker.
+"""What each worker has spent, on disk: device time, tokens, cells and slot-steps, a file a worker.
 
 A worker writes its own file every second (`wesar_sweep.budget`), so that a kill loses no more than
 that, and a name that is used again goes on from its file. The files stay when the workers are gone:
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from typing import TypeVar
 
 from wesar_sweep.errors import StoreError
 from wesar_sweep.store.atomic import store_error, write_json
@@ -26,6 +27,12 @@ class Spent:
     """Tokens trained on, also by runs that did not end and had to begin again."""
     cells: int = 0
     """Cells started; one that was only gone on with does not count."""
+    training_seconds: float | None = 0.0
+    """Those of `device_seconds` in training steps; None where a part was not recorded."""
+    evaluation_seconds: float | None = 0.0
+    """Those of `device_seconds` in evaluations; None where a part was not recorded."""
+    slot_steps: int | None = 0
+    """Steps of all slots while their stacks trained, empty slots included; None as above."""
 
     @property
     def device_hours(self) -> float:
@@ -38,7 +45,20 @@ class Spent:
             device_seconds=self.device_seconds + other.device_seconds,
             tokens=self.tokens + other.tokens,
             cells=self.cells + other.cells,
+            training_seconds=_known_sum(self.training_seconds, other.training_seconds),
+            evaluation_seconds=_known_sum(self.evaluation_seconds, other.evaluation_seconds),
+            slot_steps=_known_sum(self.slot_steps, other.slot_steps),
         )
+
+
+_LATER = ("training_seconds", "evaluation_seconds", "slot_steps")
+"""Fields that files of older versions lack: not recorded there, which is not nothing."""
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _known_sum(a: _Number | None, b: _Number | None) -> _Number | None:
+    return None if a is None or b is None else a + b
 
 
 def write_spent(directory: StudyDirectory, *, worker: str, spent: Spent) -> None:
@@ -60,7 +80,7 @@ def read_spent(directory: StudyDirectory) -> dict[str, Spent]:
     found = {}
     for path in sorted(directory.workers_folder.glob(directory.spent_file("*").name)):
         try:
-            values = json.loads(path.read_text())
+            values = {name: None for name in _LATER} | json.loads(path.read_text())
             found[path.stem] = Spent(**{k: v for k, v in values.items() if k in known})
         except FileNotFoundError:
             continue
