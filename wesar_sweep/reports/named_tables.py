@@ -9,7 +9,8 @@ import polars as pl
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title, format_value
 from wesar_sweep.analysis.cells import one_cell_a_place
-from wesar_sweep.reports.figures import Section, interval_words, seeds_words
+from wesar_sweep.reports import stability_map
+from wesar_sweep.reports.figures import Section, divergence_words, interval_words, seeds_words
 from wesar_sweep.reports.tables import (
     METRICS,
     Matrix,
@@ -74,6 +75,18 @@ def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTab
         )
         ranked = best_cells_table(analysis, count=None)
         found.append(NamedTable("cells", caption, ranked, csv_frame(analysis)))
+    for _, across in stability_map.maps(analysis)[:1] if analysis.layout.axis == "lr" else []:
+        found.append(
+            NamedTable(
+                "stability-boundary",
+                f"{stability_map.LIMITS} {seeds_words(analysis)[0].upper()}"
+                f"{seeds_words(analysis)[1:]}. {divergence_words(analysis.study.divergence)}",
+                stability_map.boundary_table(analysis, across=across),
+                analysis.stability_boundary(across=across),
+                section="loss",
+                title="The boundary of stability",
+            )
+        )
     if not analysis.outcomes.is_empty():
         caption = "Every run and how it ended."
         found.append(NamedTable("runs", caption, all_runs_table(analysis), analysis.outcomes))
