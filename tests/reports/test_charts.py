@@ -39,7 +39,7 @@ NAMES = [
     "loss-near-best",
     "loss-against-effective-lr",
     "loss-near-best-effective-lr",
-    "divergence-map",
+    "stability-map",
     "loss-curves",
     "update-ratios",
     "norms",
@@ -93,7 +93,7 @@ def test_against_effective_lr_each_series_is_moved_by_its_gate(analysis: Analysi
     )
     (figure,) = (one for one in figures(analysis) if one.name == "loss-against-effective-lr")
     assert "α₀ is 1 for small and he, 19.8 for wesar σ²=4e-5" in figure.caption
-    assert "n = 3 seeds" in figure.caption and "Weight decay acts on W" in figure.caption
+    assert "n = 3 seeds" in figure.caption and "weight decay acts on W" in figure.caption
 
 
 def test_loss_curves_hold_every_run_thinned(analysis: Analysis) -> None:
@@ -134,7 +134,7 @@ def test_figures_are_those_the_study_has_data_for(analysis: Analysis) -> None:
 def test_every_caption_states_n_and_every_loss_figure_its_rule(analysis: Analysis) -> None:
     for figure in figures(analysis):
         assert figure.alt and figure.caption
-        if figure.name in ("loss-against-axis", "divergence-map"):
+        if figure.name in ("loss-against-axis", "stability-map"):
             assert "n = 3 seeds" in figure.caption
             assert "rule v1 (window 20 steps" in figure.caption
 

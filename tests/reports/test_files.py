@@ -28,7 +28,7 @@ HOSTILE = r"a%b_c&d#e\f{g}h^i~j$k[l]*m--n`o<p>q|r" + '"s σ² ± −1 4e-5 中 �
 def test_a_figure_is_a_file_of_each_format(analysis: Analysis, tmp_path: Path) -> None:
     for form, head in (("svg", b"<svg"), ("png", b"\x89PNG"), ("pdf", b"%PDF")):
         out = tmp_path / f"x.{form}"
-        assert write_figures(analysis, name="divergence-map", out=out, format=form) == out
+        assert write_figures(analysis, name="stability-map", out=out, format=form) == out
         assert out.read_bytes().startswith(head)
 
 
@@ -46,7 +46,7 @@ def test_themes_differ_in_paper_and_ink(analysis: Analysis, tmp_path: Path) -> N
 def test_no_word_is_black_on_the_dark_paper(analysis: Analysis, tmp_path: Path) -> None:
     """The map's legend has a title, whose colour Vega leaves black unless told."""
     out = tmp_path / "map.svg"
-    write_figures(analysis, name="divergence-map", out=out, theme="dark")
+    write_figures(analysis, name="stability-map", out=out, theme="dark")
     assert "divergence rate" in out.read_text()
     assert not re.search(r'<text[^>]*fill="(#000|black)', out.read_text())
 
@@ -57,7 +57,7 @@ def test_all_figures_and_all_tables_fill_a_folder(analysis: Analysis, tmp_path: 
         figure.name for figure in figures(analysis)
     }
     names = {table.name for table in tables(analysis)}
-    assert names == {"matrix", "paper", "series", "cells", "runs", "importance", "cost"}
+    assert names >= {"matrix", "paper", "series", "cells", "stability-boundary", "runs", "cost"}
     for form, end in (("md", "md"), ("csv", "csv"), ("latex", "tex")):
         write_tables(analysis, name="all", out=tmp_path / form, format=form)
         extra = {"all"} if form == "latex" else set()

@@ -141,7 +141,7 @@ def test_axe_finds_nothing_to_mend(page: Browser) -> None:
 
 
 def test_a_series_is_switched_off_in_every_chart_and_on_again(page: Browser) -> None:
-    count = """['loss-against-axis', 'divergence-map', 'loss-curves', 'update-ratios', 'norms']
+    count = """['loss-against-axis', 'stability-map', 'loss-curves', 'update-ratios', 'norms']
         .map((id) => document.querySelectorAll(
             `#${id} svg :is(.mark-line, .mark-rect, .mark-symbol) path`).length)"""
     before = page.run(count)

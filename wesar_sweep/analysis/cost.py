@@ -142,7 +142,7 @@ class Cost:
         """The runs that were never started because a pruner had ended their cell."""
         cells = self.outcomes.group_by("trial").agg(
             pl.col("method", "steps").first(),
-            missing=self.study.replicates - pl.len().cast(pl.Int64),
+            missing=self.study.least_replicates - pl.len().cast(pl.Int64),
             pruned=(pl.col("status") == "pruned").any(),
             per_step=(pl.col("batch") * pl.col("context")).first(),
         )

@@ -28,11 +28,17 @@ from wesar_sweep.analysis.paired import (
 )
 from wesar_sweep.analysis.replicates import further_seeds, wanted
 from wesar_sweep.analysis.search import search_history
+from wesar_sweep.analysis.stability_boundary import (
+    RATE,
+    second_axes,
+    stability_boundary,
+    stability_cells,
+)
 from wesar_sweep.analysis.stable_lr import largest_stable_lr
 from wesar_sweep.analysis.verdict import Verdict, verdict
 from wesar_sweep.config.load import load_study
 from wesar_sweep.config.study import Study
-from wesar_sweep.errors import StoreError
+from wesar_sweep.errors import ConfigError, Problem, StoreError
 from wesar_sweep.store.curves import read_curve
 from wesar_sweep.store.frames import Key, read_outcomes_frame
 from wesar_sweep.store.layout import StudyDirectory
@@ -168,6 +174,29 @@ class Analysis:
     def largest_stable_lr(self, *, bound: float = 0.0) -> pl.DataFrame:
         """The largest stable lr of every series, highest first."""
         return largest_stable_lr(self.cells, layout=self.layout, bound=bound)
+
+    def stability_cells(self, *, across: str | None = None) -> pl.DataFrame:
+        """Divergence over the axis and a second one, as `stability_boundary` takes it."""
+        known = second_axes(self.study, self.layout)
+        if across is not None and across not in known:
+            problem = Problem(
+                "there is no such second axis", value=repr(across), allowed=", ".join(known)
+            )
+            raise ConfigError(problem)
+        return stability_cells(self.cells, layout=self.layout, across=across)
+
+    def stability_boundary(self, *, across: str | None = None, rate: float = RATE) -> pl.DataFrame:
+        """The lr at which the rate of divergence passes `rate`, for each place of a second axis.
+
+        Args:
+            across: A searched number beside lr; None for the series.
+            rate: Between 0 and 1.
+
+        Raises:
+            ConfigError: The study does not search such a number.
+        """
+        placed = self.stability_cells(across=across)
+        return stability_boundary(placed, layout=self.layout, rate=rate)
 
     def lr_sensitivity(self) -> pl.DataFrame:
         """The LR sensitivity of every series, least first."""

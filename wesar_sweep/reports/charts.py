@@ -1,4 +1,4 @@
-"""Charts of final losses and of divergence, as Altair objects that stand alone."""
+"""Charts of final losses, as Altair objects that stand alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import polars as pl
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title, format_value
-from wesar_sweep.analysis.verdict import percent
 from wesar_sweep.config.knobs import Scalar
 from wesar_sweep.reports.drawing import (
     IS_PICKED,
@@ -106,51 +105,6 @@ def loss_against_axis(
     return finish(chart.properties(width=640, height=340, autosize=_FIT))
 
 
-def divergence_map(analysis: Analysis) -> Chart:
-    """Divergence rate as a heat map of series against the axis, with k/n in every cell."""
-    axis = analysis.layout.axis
-    assert axis is not None and analysis.layout.gridded, "only a grid has a map"
-    rows = [
-        {
-            "series": row["series"],
-            "at": format_value(row[axis], knob=axis),
-            "rate": row["rate"],
-            "words": f"{row['diverged']}/{row['n']}",
-            "interval": f"{percent(row['rate_low'])} to {percent(row['rate_high'])}",
-        }
-        for row in analysis.lr_curves.iter_rows(named=True)
-    ]
-    order = [format_value(value, knob=axis) for value in analysis.layout.axis_values]
-    names = [name for name in analysis.series if any(row["series"] == name for row in rows)]
-    base = alt.Chart(inline(rounded(rows))).transform_filter(IS_SHOWN)
-    base = base.encode(
-        x=alt.X(
-            "at:N",
-            sort=order,
-            title=axis_title(axis),
-            axis=alt.Axis(labelAngle=0, labelOverlap="greedy", labelSeparation=8),
-        ),
-        y=alt.Y("series:N", sort=names, title=None, axis=alt.Axis(labelLimit=260)),
-        tooltip=tooltips(
-            ("series", "N"),
-            ("at", "N", axis_title(axis)),
-            ("words", "N", "diverged"),
-            ("interval", "N", "95 % interval of the rate"),
-        ),
-    )
-    scale = alt.Scale(domain=[0, 1], range=["#e3ebf3", "#f3c79b", "#c2500f"], interpolate="rgb")
-    legend = alt.Legend(title="divergence rate", format="%", gradientLength=110, titleOrient="left")
-    cells = base.mark_rect(stroke="#8b95a3", strokeWidth=0.5).encode(
-        color=alt.Color("rate:Q", scale=scale, legend=legend)
-    )
-    words = base.mark_text(fontSize=12).encode(
-        text="words:N",
-        color=alt.condition("datum.rate > 0.8", alt.value("white"), alt.value("#1d2430")),
-    )
-    height = 32 * max(len(names), 1) + 100
-    return finish(alt.layer(cells, words).properties(width=640, height=height, autosize=_FIT))
-
-
 def _points(analysis: Analysis, place: str, shown: list[str]) -> list[dict[str, Any]]:
     """Every counted run; those of different series moved apart a little along the axis."""
     axis = str(analysis.layout.axis)
@@ -200,13 +154,13 @@ def _axis_x(analysis: Analysis, axis: str) -> alt.X:
         found = [float(value) for value in analysis.cells[axis].drop_nulls()]
         known = [min(found), max(found)] if found else []
     log = analysis.layout.log
-    settings: dict[str, Any] = {"labelExpr": _label_expression(axis)}
+    settings: dict[str, Any] = {"labelExpr": label_expression(axis)}
     if analysis.layout.axis_values:
         settings["values"] = known
     scale = alt.Scale(type="log" if log else "linear", nice=False, zero=False)
     if known and log:
         scale = alt.Scale(type="log", nice=False, domain=[known[0] / 1.25, known[-1] * 1.25])
-        settings.setdefault("values", _decade_ticks(known[0], known[-1]))
+        settings.setdefault("values", log_ticks(known[0], known[-1]))
     elif len(known) > 1:
         pad = 0.05 * (known[-1] - known[0])
         scale = alt.Scale(nice=False, zero=False, domain=[known[0] - pad, known[-1] + pad])
@@ -220,12 +174,12 @@ def _effective_x(points: list[dict[str, Any]]) -> alt.X:
         "at:Q",
         title="effective lr (lr · initial gate of the median matrix)",
         scale=alt.Scale(type="log", nice=False, domain=[low, high]),
-        axis=alt.Axis(labelExpr=_label_expression("lr"), values=_decade_ticks(low, high)),
+        axis=alt.Axis(labelExpr=label_expression("lr"), values=log_ticks(low, high)),
     )
 
 
-def _decade_ticks(low: float, high: float) -> list[float]:
-    """1 and 3 of every decade: the more that Vega would label write over each other."""
+def log_ticks(low: float, high: float) -> list[float]:
+    """1 and 3 times every power of ten that a logarithmic axis spans."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return [float(f"{digit}e{power}") for power in decades for digit in (1, 3)]
 
@@ -235,7 +189,7 @@ def _axis_words(analysis: Analysis, value: Scalar) -> str:
     return format_value(value, knob=str(analysis.layout.axis), digits=digits)
 
 
-def _label_expression(axis: str) -> str:
+def label_expression(axis: str) -> str:
     """Vega's expression for what `format_value` writes: 1e-2, 3 and 10, never 1e+1."""
     low, high = ("1", "1e4") if axis in ("lr", "sigma2") else ("1e-3", "1e6")
     plain = f"datum.value == 0 || (abs(datum.value) >= {low} && abs(datum.value) < {high})"

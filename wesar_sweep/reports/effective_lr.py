@@ -17,10 +17,8 @@ READING = (
     "is still wider here is wider."
 )
 LIMITS = (
-    "It misleads in four ways. Adam's step is on W: relative to its weights, ‖ΔW̄‖/‖W̄‖ is "
-    "‖ΔW‖/‖W‖, whatever α₀. The gate itself learns, and so α leaves α₀. Weight decay acts on W, by "
-    "lr and not by this. And one factor stands for all matrices: those of other roles, as o and w, "
-    "have other α₀."
+    "Where it misleads: Adam's step is on W, so that ‖ΔW̄‖/‖W̄‖ is ‖ΔW‖/‖W‖ whatever α₀; gates "
+    "learn and leave α₀; weight decay acts on W; other roles, as o and w, have another α₀."
 )
 
 

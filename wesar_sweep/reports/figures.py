@@ -18,7 +18,14 @@ from wesar_sweep.analysis.intervals import (
 from wesar_sweep.analysis.verdict import percent
 from wesar_sweep.config.space import values
 from wesar_sweep.config.study import Divergence
-from wesar_sweep.reports import boundary, charts, curve_charts, effective_lr, probe_charts
+from wesar_sweep.reports import (
+    boundary,
+    charts,
+    curve_charts,
+    effective_lr,
+    probe_charts,
+    stability_map,
+)
 from wesar_sweep.reports.drawing import Chart, drawn_series
 
 ZOOM = 0.5
@@ -61,8 +68,7 @@ def figures(analysis: Analysis) -> list[Figure]:
         found.append(_boundary(analysis))
     if not analysis.seed_points.is_empty() and analysis.layout.axis is not None:
         found += _loss_figures(analysis)
-    if _several(analysis) and int(analysis.lr_curves["diverged"].sum()) > 0:
-        found.append(_divergence_map(analysis))
+    found += [_stability_map(analysis, *one) for one in stability_map.maps(analysis)]
     if analysis.curves and not analysis.cells.is_empty() and drawn_series(analysis):
         found.append(_loss_curves(analysis))
     if ratios := _probe_range(analysis, "update_ratio"):
@@ -103,10 +109,6 @@ def divergence_words(rule: Divergence) -> str:
         f"Divergence rule {rule.rule} (window {rule.window} steps, patience {rule.patience} steps, "
         f"margin {rule.margin:g} nats, delta {rule.delta:g} nats)."
     )
-
-
-def _several(analysis: Analysis) -> bool:
-    return analysis.layout.gridded and analysis.layout.axis is not None and len(analysis.series) > 1
 
 
 def _loss_figures(analysis: Analysis) -> list[Figure]:
@@ -172,20 +174,16 @@ def _loss_figures(analysis: Analysis) -> list[Figure]:
     return [replace(first, choice="lr"), replace(second, choice="lr"), third, fourth]
 
 
-def _divergence_map(analysis: Analysis) -> Figure:
-    axis = axis_title(str(analysis.layout.axis))
-    n, k = int(analysis.cells["n"].sum()), int(analysis.cells["diverged"].sum())
+def _stability_map(analysis: Analysis, name: str, across: str | None) -> Figure:
+    seeds, rule = seeds_words(analysis), divergence_words(analysis.study.divergence)
+    second = "" if across is None else f", by {axis_title(across)}"
     return Figure(
-        name="divergence-map",
+        name=name,
         section="loss",
-        title="Where runs diverge",
-        chart=charts.divergence_map(analysis),
-        caption=(
-            f"Diverged of counted runs in every cell ({seeds_words(analysis)}); the matrix above "
-            f"has Wilson's interval of each. Empty places have no counted run. "
-            f"{divergence_words(analysis.study.divergence)}"
-        ),
-        alt=f"Heat map of the divergence rate over series and {axis}: {k} of {n} runs diverged.",
+        title=f"Where runs diverge{second}",
+        chart=stability_map.stability_map(analysis, across=across),
+        caption=f"{stability_map.caption(analysis, across=across, seeds=seeds)} {rule}",
+        alt=stability_map.alt_text(analysis, across=across),
     )
 
 

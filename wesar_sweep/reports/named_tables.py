@@ -9,8 +9,8 @@ import polars as pl
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title, format_value
 from wesar_sweep.analysis.cells import one_cell_a_place
-from wesar_sweep.reports import boundary, replicates
-from wesar_sweep.reports.figures import Section, seeds_words
+from wesar_sweep.reports import boundary, replicates, stability_map
+from wesar_sweep.reports.figures import Section, divergence_words, seeds_words
 from wesar_sweep.reports.tables import (
     METRICS,
     Matrix,
@@ -84,6 +84,18 @@ def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTab
         shown_cells = replicates.further_seeds_table(analysis)
         frame = replicates.further_seeds_frame(analysis)
         found.append(NamedTable("further-seeds", caption, shown_cells, frame, "loss", title))
+    for _, across in stability_map.maps(analysis)[:1] if analysis.layout.axis == "lr" else []:
+        found.append(
+            NamedTable(
+                "stability-boundary",
+                f"{stability_map.LIMITS} {seeds_words(analysis)[0].upper()}"
+                f"{seeds_words(analysis)[1:]}. {divergence_words(analysis.study.divergence)}",
+                stability_map.boundary_table(analysis, across=across),
+                analysis.stability_boundary(across=across),
+                section="loss",
+                title="The boundary of stability",
+            )
+        )
     if not analysis.outcomes.is_empty():
         caption = "Every run and how it ended."
         found.append(NamedTable("runs", caption, all_runs_table(analysis), analysis.outcomes))
