@@ -17,6 +17,7 @@ from wesar_sweep.analysis import Analysis
 from wesar_sweep.errors import ConfigError, StoreError
 from wesar_sweep.reports import FORMATS, write
 from wesar_sweep.reports.asked import provenance
+from wesar_sweep.reports.figures import figures
 from wesar_sweep.reports.html import render
 from wesar_sweep.store.beat import Beat
 from wesar_sweep.store.frames import outcomes_frame
@@ -130,9 +131,11 @@ def test_hostile_text_cannot_end_a_specification() -> None:
     assert any("alert(1)" in json.dumps(json.loads(spec)) for spec in page.data.values())
 
 
-def test_specifications_are_json_and_every_chart_has_one(report: str, page: Page) -> None:
+def test_specifications_are_json_and_every_chart_has_one(
+    report: str, page: Page, analysis: Analysis
+) -> None:
     wanted = re.findall(r'data-spec="([^"]+)"', report)
-    assert sorted([*wanted, "runs"]) == sorted(page.data) and len(wanted) == 6
+    assert sorted([*wanted, "runs"]) == sorted(page.data) and len(wanted) == len(figures(analysis))
     for name, text in page.data.items():
         assert "<" not in text
         assert name == "runs" or json.loads(text)["description"]
@@ -276,7 +279,7 @@ def test_the_report_is_quick_imports_included(directory: StudyDirectory, tmp_pat
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: the page is not drawn by a browser")
 def test_a_browser_draws_every_chart_without_a_complaint(
-    directory: StudyDirectory, report: str, tmp_path: Path
+    directory: StudyDirectory, report: str, analysis: Analysis, tmp_path: Path
 ) -> None:
     assert CHROMIUM is not None
     command = [
@@ -295,5 +298,5 @@ def test_a_browser_draws_every_chart_without_a_complaint(
     assert complaints == []
     assert 'data-drawn="true"' in done.stdout
     drawn = Page(done.stdout)
-    assert done.stdout.count('class="marks"') == 6
+    assert done.stdout.count('class="marks"') == len(figures(analysis))
     assert not any("could not be drawn" in text for text in drawn.shown)

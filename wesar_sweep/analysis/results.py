@@ -19,10 +19,10 @@ from wesar_sweep.analysis.paired import (
     Ties,
     best_difference,
     paired_difference,
-    paired_spikes,
     tied_with_best,
     with_paired_spikes,
 )
+from wesar_sweep.analysis.run_spikes import RunSpikes, run_spikes
 from wesar_sweep.analysis.stable_lr import largest_stable_lr
 from wesar_sweep.analysis.verdict import Verdict, verdict
 from wesar_sweep.config.load import load_study
@@ -76,9 +76,14 @@ class Analysis:
         return axes(self.study)
 
     @cached_property
+    def run_spikes(self) -> RunSpikes:
+        """Every spike of every run."""
+        return run_spikes(self.raw_outcomes, self.curves, study=self.study)
+
+    @property
     def spikes(self) -> pl.DataFrame:
-        """Raw and paired spikes a run."""
-        return paired_spikes(self.raw_outcomes, self.curves, study=self.study)
+        """Raw and paired spikes a run, counted."""
+        return self.run_spikes.runs
 
     @cached_property
     def outcomes(self) -> pl.DataFrame:

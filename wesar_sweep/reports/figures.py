@@ -2,48 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
-
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title
-from wesar_sweep.analysis.intervals import bootstrap_coverage_bound
-from wesar_sweep.analysis.verdict import percent
 from wesar_sweep.config.space import values
-from wesar_sweep.config.study import Divergence
-from wesar_sweep.reports import charts, curve_charts, probe_charts
-from wesar_sweep.reports.drawing import Chart, drawn_series
+from wesar_sweep.reports import charts, curve_charts
+from wesar_sweep.reports.drawing import drawn_series
+from wesar_sweep.reports.figure import (
+    SECTIONS,
+    Figure,
+    Section,
+    coverage_words,
+    divergence_words,
+    interval_words,
+    seeds_words,
+)
+from wesar_sweep.reports.inside_figures import inside_figures
+
+__all__ = [
+    "SECTIONS",
+    "Figure",
+    "Section",
+    "coverage_words",
+    "divergence_words",
+    "figures",
+    "interval_words",
+    "seeds_words",
+]
 
 ZOOM = 0.5
 """Nats above the best that the closer view of the loss shows."""
-
-
-Section = Literal["loss", "inside", "spikes", "size", "search", "cost"]
-SECTIONS: Mapping[Section, str] = {
-    "loss": "Loss and divergence",
-    "inside": "Inside the runs",
-    "spikes": "Spikes",
-    "size": "Size",
-    "search": "Search",
-    "cost": "Cost",
-}
-"""The parts of the page that hold figures, in its order, with their headings."""
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A chart with its words."""
-
-    name: str
-    """Such as ``loss-against-axis``: its anchor in the page and its name for exports."""
-    section: Section
-    """Where the page shows it."""
-    title: str
-    chart: Chart
-    caption: str
-    alt: str
-    """What a reader who cannot see the chart would be told."""
 
 
 def figures(analysis: Analysis) -> list[Figure]:
@@ -55,37 +42,7 @@ def figures(analysis: Analysis) -> list[Figure]:
         found.append(_divergence_map(analysis))
     if analysis.curves and not analysis.cells.is_empty() and drawn_series(analysis):
         found.append(_loss_curves(analysis))
-    if ratios := _probe_range(analysis, "update_ratio"):
-        found.append(_update_ratios(analysis, ratios))
-    if norms := _probe_range(analysis, "weight_norm"):
-        found.append(_norms(analysis, norms))
-    return found
-
-
-def seeds_words(analysis: Analysis) -> str:
-    """``n = 3 seeds a cell``, or the range where cells differ."""
-    counts = analysis.cells["n"].to_list()
-    if not counts:
-        return "no cell has ended yet"
-    low, high = min(counts), max(counts)
-    span = f"{low}" if low == high else f"{low} to {high}"
-    return f"n = {span} seed{'' if high == 1 else 's'} a cell"
-
-
-def interval_words(analysis: Analysis) -> str:
-    """How many seeds a bootstrap interval stands on, and what it can cover with so few."""
-    counts = [int(n) for n in analysis.cells["n"].to_list() if n > 0]
-    bound = bootstrap_coverage_bound(min(counts)) if counts and min(counts) >= 2 else 1.0
-    words = seeds_words(analysis)
-    return words if bound >= 0.95 else f"{words}, with which it covers at most {percent(bound)}"
-
-
-def divergence_words(rule: Divergence) -> str:
-    """The rule by name, with its parameters, in one sentence."""
-    return (
-        f"Divergence rule {rule.rule} (window {rule.window} steps, patience {rule.patience} steps, "
-        f"margin {rule.margin:g} nats, delta {rule.delta:g} nats)."
-    )
+    return [*found, *inside_figures(analysis)]
 
 
 def _several(analysis: Analysis) -> bool:
@@ -180,65 +137,4 @@ def _loss_curves(analysis: Analysis) -> Figure:
             f"Training loss against step of {len(curve_charts.drawn_runs(analysis))} runs. "
             f"{analysis.verdict.best}"
         ),
-    )
-
-
-def _update_ratios(analysis: Analysis, ratios: str) -> Figure:
-    return Figure(
-        name="update-ratios",
-        section="inside",
-        title="Update ratios of up and down projection",
-        chart=probe_charts.update_ratios(analysis),
-        caption=(
-            "‖ΔW‖/‖W‖ of the parameter that the optimizer owns, one line a layer, in the best cell "
-            "of each series: one run, its first seed that completed (n = 1, no interval)."
-            + _probe_rule(analysis)
-        ),
-        alt=(
-            "Update ratio against step of the up and down projections, one panel a series. "
-            + ratios
-        ),
-    )
-
-
-def _norms(analysis: Analysis, norms: str) -> Figure:
-    return Figure(
-        name="norms",
-        section="inside",
-        title="Norms of up and down projection",
-        chart=probe_charts.norms(analysis),
-        caption=(
-            "‖W‖ is of the parameter that the optimizer owns (solid), ‖W̄‖ of the effective weight "
-            "that the model computes with (dashed); Frobenius norms, mean over layers, the same "
-            "runs as above (n = 1, no interval). Without a reparametrization the two are equal."
-            + _probe_rule(analysis)
-        ),
-        alt=("Norms against step of the up and down projections, one panel a series. " + norms),
-    )
-
-
-def _probe_rule(analysis: Analysis) -> str:
-    every = analysis.study.probes.every
-    return f" Probed every {every} steps." if every else ""
-
-
-def _probe_range(analysis: Analysis, probe: str) -> str:
-    """What a probe's chart holds, in words; empty where no run has the probe."""
-    runs, low, high = probe_charts.probe_range(analysis, probe)
-    if not runs:
-        return ""
-    what = {"update_ratio": "update ratio", "weight_norm": "‖W‖"}[probe]
-    return f"{runs} runs, {what} from {low:.3g} to {high:.3g}."
-
-
-def coverage_words(n: int) -> str:
-    """What an interval of so few seeds can promise at most."""
-    if n < 2:
-        return "With one seed a cell there is no interval of the loss."
-    bound = bootstrap_coverage_bound(n)
-    if bound >= 0.95:
-        return ""
-    return (
-        f"With {n} seeds a bootstrap interval can cover the true mean in at most {percent(bound)} "
-        "of cases, because it cannot leave the range of the seeds: read it as that range."
     )
