@@ -43,6 +43,7 @@ NAMES = [
     "loss-together",
     "update-ratios-of-a-layer",
     "norms",
+    "worst-spikes",
 ]
 
 

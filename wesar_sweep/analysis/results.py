@@ -23,6 +23,7 @@ from wesar_sweep.analysis.paired import (
     with_paired_spikes,
 )
 from wesar_sweep.analysis.run_spikes import RunSpikes, run_spikes
+from wesar_sweep.analysis.spike_statistics import spike_statistics, worst_spikes
 from wesar_sweep.analysis.stable_lr import largest_stable_lr
 from wesar_sweep.analysis.verdict import Verdict, verdict
 from wesar_sweep.config.load import load_study
@@ -84,6 +85,16 @@ class Analysis:
     def spikes(self) -> pl.DataFrame:
         """Raw and paired spikes a run, counted."""
         return self.run_spikes.runs
+
+    @cached_property
+    def spike_statistics(self) -> pl.DataFrame:
+        """What the spikes of every series come to."""
+        return spike_statistics(self.run_spikes, self.raw_outcomes, self.cells, self.curves)
+
+    @cached_property
+    def worst_spikes(self) -> pl.DataFrame:
+        """The five worst spikes, at most one a run."""
+        return worst_spikes(self.run_spikes, self.raw_outcomes)
 
     @cached_property
     def outcomes(self) -> pl.DataFrame:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import polars as pl
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title, format_value
 from wesar_sweep.analysis.cells import one_cell_a_place
-from wesar_sweep.reports.figures import Section, interval_words, seeds_words
+from wesar_sweep.reports.figure import interval_words, seeds_words
+from wesar_sweep.reports.named_table import NamedTable
+from wesar_sweep.reports.spike_figures import spike_tables
 from wesar_sweep.reports.tables import (
     METRICS,
     Matrix,
@@ -23,21 +23,7 @@ from wesar_sweep.reports.tables import (
     series_table,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class NamedTable:
-    """A table with its words."""
-
-    name: str
-    """Such as ``matrix``: its name for exports."""
-    caption: str
-    table: Table
-    """As people read it, rounded."""
-    frame: pl.DataFrame
-    """The numbers behind it, unrounded, under their YAML names."""
-    section: Section | None = None
-    """Where the page shows it, under `title`; None: in a place of its own, or not at all."""
-    title: str = ""
+__all__ = ["NamedTable", "tables"]
 
 
 def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTable]:
@@ -77,7 +63,7 @@ def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTab
     if not analysis.outcomes.is_empty():
         caption = "Every run and how it ended."
         found.append(NamedTable("runs", caption, all_runs_table(analysis), analysis.outcomes))
-    return found
+    return [*found, *spike_tables(analysis)]
 
 
 def paper_table(analysis: Analysis, grid: Matrix, *, metric: Metric) -> Table:

@@ -168,7 +168,13 @@ def config(theme: Theme = "light", *, background: str = "transparent") -> dict[s
             "columns": 4,
         },
         "header": {"labelColor": ink, "titleColor": ink, "labelFontSize": 12},
-        "title": {"color": ink, "fontSize": 12, "fontWeight": "normal", "anchor": "start"},
+        "title": {
+            "color": ink,
+            "subtitleColor": ink,
+            "fontSize": 12,
+            "fontWeight": "normal",
+            "anchor": "start",
+        },
         "line": {"strokeWidth": 2},
         "text": {"color": ink},
     }

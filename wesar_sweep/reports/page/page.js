@@ -139,7 +139,8 @@
       const axis = 70;
       spec.spec.width = Math.floor((width - axis) / spec.columns) - 24;
     } else if (spec.concat) {
-      spec.columns = Math.max(1, Math.min(spec.columns, Math.floor(width / 250)));
+      // No row may break off inside a group of 4 panels.
+      while (spec.columns > 1 && width / spec.columns < 250) spec.columns = spec.columns === 4 ? 2 : spec.columns - 1;
       const axis = 75;
       for (const part of spec.concat) panelWidth(part, Math.floor(width / spec.columns) - axis);
     } else {
