@@ -23,6 +23,7 @@ from wesar_sweep.analysis.paired import (
     with_paired_spikes,
 )
 from wesar_sweep.analysis.run_spikes import RunSpikes, run_spikes
+from wesar_sweep.analysis.sizes import sizes
 from wesar_sweep.analysis.spike_statistics import spike_statistics, worst_spikes
 from wesar_sweep.analysis.stable_lr import largest_stable_lr
 from wesar_sweep.analysis.verdict import Verdict, verdict
@@ -169,6 +170,12 @@ class Analysis:
     def best_difference(self, a: int, b: int) -> PairedDifference:
         """Cell b minus cell a, seed by seed; cells by their trials."""
         return best_difference(self.cells, a, b)
+
+    @cached_property
+    def sizes(self) -> pl.DataFrame:
+        """Best lr and basin width at every size; empty where the study searches none beside lr."""
+        basins = self.basin_width()
+        return sizes(self._lr_series, basins, self.cells, study=self.study, layout=self.layout)
 
     @cached_property
     def best_cells(self) -> pl.DataFrame:

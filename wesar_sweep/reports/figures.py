@@ -17,6 +17,7 @@ from wesar_sweep.reports.figure import (
     seeds_words,
 )
 from wesar_sweep.reports.inside_figures import inside_figures
+from wesar_sweep.reports.size_figures import size_figures
 from wesar_sweep.reports.spike_figures import spike_figures
 
 __all__ = [
@@ -43,7 +44,7 @@ def figures(analysis: Analysis) -> list[Figure]:
         found.append(_divergence_map(analysis))
     if analysis.curves and not analysis.cells.is_empty() and drawn_series(analysis):
         found.append(_loss_curves(analysis))
-    return [*found, *inside_figures(analysis), *spike_figures(analysis)]
+    return [*found, *inside_figures(analysis), *spike_figures(analysis), *size_figures(analysis)]
 
 
 def _several(analysis: Analysis) -> bool:
