@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,43 @@ def write_study(
     }
     write_provenance(directory, facts=facts)
     return directory
+
+
+def planted_spikes(*, runs: int = 6) -> tuple[Study, list[Outcome], dict[tuple[int, int], Curve]]:
+    """Runs of two seeds with spikes where we put them, one at each of `runs` learning rates.
+
+    A hard batch of seed 0 lifts every run of it by 2 nats at step 120. Run (0, 1) is unstable at
+    step 200 for 3 steps, by 1.5 nats; run (1, 0) at step 220 for 5, by 1 nat; run (2, 0) blows up
+    at step 250, never to come back.
+    """
+    lrs = np.logspace(-3, -2, runs).round(5).tolist()
+    study = lr_study(space={"method": "he", "lr": lrs}, replicates=2)
+    rng = np.random.default_rng(0)
+    outcomes, curves = [], {}
+    for trial, lr in enumerate(lrs):
+        for seed in study.seeds:
+            key = (trial, seed)
+            fate = "diverged" if key == (2, 0) else "completed"
+            outcome, curve = run_of(study, trial, seed, {"method": "he", "lr": lr}, status=fate)
+            assert curve is not None
+            loss = 2 + 0.02 * rng.standard_normal(300)
+            loss[120] += 2.0 if seed == 0 else 0.0
+            if key == (0, 1):
+                loss[200:203] += 1.5
+            if key == (1, 0):
+                loss[220:225] += 1.0
+            if key == (2, 0):
+                loss = np.concatenate([loss[:250], [math.inf]])
+            probed = np.arange(0, len(loss), 10)
+            curves[key] = replace(
+                curve,
+                loss=loss.astype(np.float32),
+                grad_norm=np.ones(len(loss), dtype=np.float32),
+                probe_step=probed,
+                probes={
+                    name: np.full((len(probed), len(labels)), 0.01, dtype=np.float32)
+                    for name, labels in curve.probe_axes.items()
+                },
+            )
+            outcomes.append(replace(outcome, diverged_at=250 if fate == "diverged" else None))
+    return study, outcomes, curves

@@ -41,8 +41,11 @@ NAMES = [
     "loss-near-best-effective-lr",
     "stability-map",
     "loss-curves",
-    "update-ratios",
+    "loss-and-update-ratios",
+    "loss-together",
+    "update-ratios-of-a-layer",
     "norms",
+    "worst-spikes",
     "importance",
     "tokens-spent",
 ]
@@ -116,10 +119,9 @@ def test_a_study_of_many_runs_stays_within_its_points(many_runs: Analysis) -> No
 def test_norms_show_both_weights_and_ratios_every_layer(analysis: Analysis) -> None:
     norms = next(data_sets(probe_charts.norms(analysis).to_dict()))
     assert {row["kind"] for row in norms} == {"‖W‖", "‖W̄‖"}
-    ratios = next(data_sets(probe_charts.update_ratios(analysis).to_dict()))
-    assert {row["label"] for row in ratios} == {
-        f"layers.{n}.{role}" for n in range(2) for role in "uw"
-    }
+    ratios = next(data_sets(probe_charts.update_ratios_of_a_layer(analysis).to_dict()))
+    assert {row["layer"] for row in ratios} == {"0", "1"}
+    assert all(set("qkvouw") <= set(row) for row in ratios)
     assert len({row["panel"] for row in ratios}) == len(analysis.series)
 
 

@@ -57,7 +57,8 @@ def test_all_figures_and_all_tables_fill_a_folder(analysis: Analysis, tmp_path: 
         figure.name for figure in figures(analysis)
     }
     names = {table.name for table in tables(analysis)}
-    assert names >= {"matrix", "paper", "series", "cells", "stability-boundary", "runs", "cost"}
+    wanted = {"matrix", "paper", "series", "cells", "stability-boundary", "runs", "spikes", "cost"}
+    assert names >= wanted
     for form, end in (("md", "md"), ("csv", "csv"), ("latex", "tex")):
         write_tables(analysis, name="all", out=tmp_path / form, format=form)
         extra = {"all"} if form == "latex" else set()

@@ -141,7 +141,8 @@ def test_axe_finds_nothing_to_mend(page: Browser) -> None:
 
 
 def test_a_series_is_switched_off_in_every_chart_and_on_again(page: Browser) -> None:
-    count = """['loss-against-axis', 'stability-map', 'loss-curves', 'update-ratios', 'norms']
+    count = """['loss-against-axis', 'stability-map', 'loss-curves',
+            'loss-and-update-ratios', 'loss-together', 'update-ratios-of-a-layer', 'norms']
         .map((id) => document.querySelectorAll(
             `#${id} svg :is(.mark-line, .mark-rect, .mark-symbol) path`).length)"""
     before = page.run(count)
@@ -210,6 +211,25 @@ def test_what_is_printed_is_light_and_without_controls(browser: Browser, file: P
     assert browser.run("""[...document.querySelectorAll(
         '.switches, .metric, .hint, .vega-actions')].every((one) => !one.checkVisibility())""")
     assert all(ratio > 4.5 for ratio, _ in browser.run(CONTRAST))
+
+
+def test_a_chosen_setting_is_kept_when_the_page_changes_its_width(page: Browser) -> None:
+    chart = "document.querySelector('#loss-together .chart')"
+    drawn = f"[...{chart}.querySelectorAll('.mark-line path')].map((one) => one.getAttribute('d'))"
+    choice = f"{chart}.querySelector('select')"
+    at_best = page.run(drawn)
+    page.run(f"""{choice}.value = 'lr 1e-4';
+        {choice}.dispatchEvent(new Event('input', {{bubbles: true}}));
+        {choice}.dispatchEvent(new Event('change', {{bubbles: true}}))""")
+    page.run("new Promise((done) => setTimeout(done, 500))")
+    assert page.run(drawn) != at_best and len(page.run(drawn)) == len(at_best)
+    wide = page.run(f"{chart}.querySelector('svg').clientWidth")
+    page.run("document.querySelector('main').style.maxWidth = '700px'")
+    page.run("window.dispatchEvent(new Event('resize'))")
+    page.run("new Promise((done) => setTimeout(done, 2500))")
+    assert page.run(f"{chart}.querySelector('svg').clientWidth") < wide
+    assert page.run(f"{choice}.value") == "lr 1e-4"
+    assert page.complaints == []
 
 
 def test_charts_and_tables_are_told_to_those_who_cannot_see_them(page: Browser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import deque
 
 import numpy as np
@@ -22,6 +23,43 @@ def test_olmo_2_counts_seven_deviations_either_way() -> None:
     assert olmo_2_spike_score(values) == pytest.approx(100 * 2 / 500)
     values[1400] = values[400:1400].mean() + 6.5 * values[400:1400].std(ddof=1)
     assert olmo_2_spike_score(values) == pytest.approx(100 * 2 / 500), "six and a half are too few"
+
+
+def olmo_2_score(values: np.ndarray, window: int) -> float:
+    """The paper's sentence, value by value, with the standard library alone."""
+    past: deque[float] = deque(maxlen=window)
+    judged = spikes = 0
+    for value in values.tolist():
+        if math.isfinite(value) and len(past) == window:
+            away = abs(value - statistics.fmean(past))
+            spikes += away >= 7 * statistics.stdev(past) and away > 0
+            judged += 1
+        elif not math.isfinite(value):
+            spikes, judged = spikes + 1, judged + 1
+        if math.isfinite(value):
+            past.append(value)
+    return 100 * spikes / judged
+
+
+@pytest.mark.parametrize("kind", ["noise", "huge", "plateau", "drift"])
+@pytest.mark.parametrize("window", [20, 101])
+def test_olmo_2_is_the_papers_sentence(kind: str, window: int) -> None:
+    rng = np.random.default_rng(window)
+    values = series(900, seed=window)
+    values[rng.integers(0, 900, 12)] += rng.normal(0, 1.5, 12)
+    values[[300, 640]] = math.nan, math.inf
+    if kind == "huge":
+        # What a sum over the whole series, taken off again, would not survive.
+        values[[150, 400]] = 1e30, 1e12
+    elif kind == "plateau":
+        # A constant that is not the series' median, whose deviation is 0 and not about 0.
+        values[500:800] = np.float32(3.1)
+        values[700] += 1e-9
+    elif kind == "drift":
+        values = 10 * np.exp(-np.arange(900) / 50) + 0.001 * values
+    wanted = olmo_2_score(values, window)
+    assert 0 < wanted < 100
+    assert olmo_2_spike_score(values, window=window) == pytest.approx(wanted)
 
 
 def test_olmo_2_says_nothing_of_a_short_series() -> None:

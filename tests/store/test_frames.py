@@ -115,6 +115,17 @@ def test_decimation_keeps_a_spike_of_one_step_where_every_nth_would_not() -> Non
     assert (np.diff(kept) > 0).all()
 
 
+def test_decimation_for_a_log_axis_is_fine_at_the_start_and_loses_no_spike() -> None:
+    series = np.random.default_rng(0).normal(1.0, 0.01, 3000)
+    series[[1777, 5]] = 9.0
+    kept = decimate(series, points=100, log=True)
+    assert len(kept) <= 100
+    assert kept[0] == 0 and kept[-1] == 2999 and {5, 1777} <= set(kept.tolist())
+    assert (np.diff(kept) > 0).all()
+    even = decimate(series, points=100)
+    assert (kept < 30).sum() > 20 > (even < 30).sum()
+
+
 def test_decimation_keeps_the_first_step_that_is_not_finite() -> None:
     series = np.ones(1000)
     series[500:520] = np.nan

@@ -16,8 +16,8 @@ import polars as pl
 from wesar_sweep.analysis.axes import Axes
 from wesar_sweep.analysis.cells import one_cell_a_place, ranked
 from wesar_sweep.analysis.intervals import bootstrap_mean, sign_test, student_mean
+from wesar_sweep.analysis.run_spikes import run_spikes
 from wesar_sweep.config.study import Study
-from wesar_sweep.stability.spikes import MIN_PAIRED_RUNS, find_paired_spikes, find_spikes
 from wesar_sweep.store.frames import Key
 from wesar_sweep.store.rows import Curve
 
@@ -30,19 +30,6 @@ _ORDER = ("batch", "context")
 MIN_MARKED_SEEDS = 3
 """With fewer common seeds no cell is marked as tied: the t interval over 2 has one degree of
 freedom and contains 0 for almost any two cells."""
-
-SPIKES = pl.Schema(
-    [
-        ("trial", pl.Int64()),
-        ("seed", pl.Int64()),
-        ("spikes", pl.Int64()),
-        ("paired_spikes", pl.Int64()),
-        ("group_runs", pl.Int64()),
-        ("steps", pl.Int64()),
-    ]
-)
-"""``paired_spikes`` is null where fewer than `MIN_PAIRED_RUNS` runs saw the same batches;
-``group_runs`` says how many did."""
 
 DIFFERENCE = pl.Schema(
     [
@@ -122,34 +109,8 @@ class Ties:
 def paired_spikes(
     outcomes: pl.DataFrame, curves: Mapping[Key, Curve], *, study: Study
 ) -> pl.DataFrame:
-    """Raw and paired spikes of every run that has a curve, counted by the study's rule.
-
-    Args:
-        outcomes: One row a run; says which runs share seed, batch and context.
-        curves: By (trial, seed).
-        study: For its rule of a spike.
-
-    Returns:
-        Columns as `SPIKES` says, sorted by (trial, seed).
-    """
-    rows: list[tuple[object, ...]] = []
-    for _, group in outcomes.group_by(["seed", *_ORDER], maintain_order=True):
-        keys = [key for key in group.select("trial", "seed").rows() if key in curves]
-        losses = [np.asarray(curves[key].loss, dtype=np.float64) for key in keys]
-        losses_RS = np.full((len(keys), max(map(len, losses), default=0)), np.nan)
-        for row, loss in zip(losses_RS, losses, strict=True):
-            # NaN says that a run is not live; inside a curve it is a loss that blew up.
-            row[: len(loss)] = np.where(np.isfinite(loss), loss, np.inf)
-        found = (
-            find_paired_spikes(losses_RS, study.spikes)
-            if len(keys) >= MIN_PAIRED_RUNS
-            else [None] * len(keys)
-        )
-        for key, loss, paired in zip(keys, losses, found, strict=True):
-            raw = len(find_spikes(loss, study.spikes))
-            count = None if paired is None else len(paired)
-            rows.append((*key, raw, count, len(keys), len(loss)))
-    return pl.DataFrame(rows, schema=SPIKES, orient="row").sort("trial", "seed")
+    """Raw and paired spikes of every run that has a curve, counted: `run_spikes(…).runs`."""
+    return run_spikes(outcomes, curves, study=study).runs
 
 
 def with_paired_spikes(outcomes: pl.DataFrame, spikes: pl.DataFrame) -> pl.DataFrame:

@@ -22,12 +22,14 @@ from wesar_sweep.analysis.paired import (
     Ties,
     best_difference,
     paired_difference,
-    paired_spikes,
     tied_with_best,
     with_paired_spikes,
 )
 from wesar_sweep.analysis.replicates import further_seeds, wanted
+from wesar_sweep.analysis.run_spikes import RunSpikes, run_spikes
 from wesar_sweep.analysis.search import search_history
+from wesar_sweep.analysis.sizes import sizes
+from wesar_sweep.analysis.spike_statistics import spike_statistics, worst_spikes
 from wesar_sweep.analysis.stability_boundary import (
     RATE,
     second_axes,
@@ -89,9 +91,24 @@ class Analysis:
         return axes(self.study)
 
     @cached_property
+    def run_spikes(self) -> RunSpikes:
+        """Every spike of every run."""
+        return run_spikes(self.raw_outcomes, self.curves, study=self.study)
+
+    @property
     def spikes(self) -> pl.DataFrame:
-        """Raw and paired spikes a run."""
-        return paired_spikes(self.raw_outcomes, self.curves, study=self.study)
+        """Raw and paired spikes a run, counted."""
+        return self.run_spikes.runs
+
+    @cached_property
+    def spike_statistics(self) -> pl.DataFrame:
+        """What the spikes of every series come to."""
+        return spike_statistics(self.run_spikes, self.raw_outcomes, self.cells, self.curves)
+
+    @cached_property
+    def worst_spikes(self) -> pl.DataFrame:
+        """The five worst spikes, at most one a run."""
+        return worst_spikes(self.run_spikes, self.raw_outcomes)
 
     @cached_property
     def outcomes(self) -> pl.DataFrame:
@@ -209,6 +226,12 @@ class Analysis:
     def best_difference(self, a: int, b: int) -> PairedDifference:
         """Cell b minus cell a, seed by seed; cells by their trials."""
         return best_difference(self.cells, a, b)
+
+    @cached_property
+    def sizes(self) -> pl.DataFrame:
+        """Best lr and basin width at every size; empty where the study searches none beside lr."""
+        basins = self.basin_width()
+        return sizes(self._lr_series, basins, self.cells, study=self.study, layout=self.layout)
 
     @cached_property
     def best_cells(self) -> pl.DataFrame:

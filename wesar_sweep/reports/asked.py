@@ -13,7 +13,7 @@ from wesar_sweep.analysis.paired import MIN_MARKED_SEEDS
 from wesar_sweep.config.space import Choices, Parameter, values
 from wesar_sweep.config.study import Study, SyntheticData, TextData
 from wesar_sweep.reports import boundary, effective_lr, replicates
-from wesar_sweep.reports.figures import bootstrap_words, divergence_words
+from wesar_sweep.reports.figure import bootstrap_words, divergence_words
 from wesar_sweep.stability.spikes import MIN_PAIRED_RUNS
 from wesar_sweep.store.beat import Beat
 from wesar_sweep.store.drive import Drive

@@ -11,8 +11,8 @@ from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title, format_value
 from wesar_sweep.analysis.cost import STATUSES, Cost
 from wesar_sweep.reports.drawing import IS_SHOWN, Chart, finish, inline, rounded, tooltips
-from wesar_sweep.reports.figures import Figure, divergence_words
-from wesar_sweep.reports.named_tables import NamedTable
+from wesar_sweep.reports.figure import Figure, divergence_words
+from wesar_sweep.reports.named_table import NamedTable
 from wesar_sweep.reports.tables import Table
 
 MAX_WORKERS = 20

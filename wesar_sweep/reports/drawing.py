@@ -8,7 +8,7 @@ what is not finite is null and breaks the line.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import altair as alt
@@ -18,7 +18,7 @@ from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title
 from wesar_sweep.reports.theme import SeriesStyle, config, series_styles
 
-Chart = alt.Chart | alt.LayerChart | alt.FacetChart
+Chart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.ConcatChart
 
 MAX_SERIES = 10
 """Series in one chart; where a study has more, those with the lowest loss."""
@@ -83,6 +83,30 @@ def tooltips(*fields: tuple[str, ...]) -> list[alt.Tooltip]:
     ]
 
 
+def columns(panels: int) -> int:
+    """Panels beside each other: at most 3, and no row with one alone where that can be helped."""
+    return 2 if panels == 4 else min(max(panels, 1), 3)
+
+
+def log_scale(low: float, high: float) -> tuple[alt.Scale, alt.Axis]:
+    """A logarithmic scale over these positive values, with a few round ticks and no more lines."""
+    high = max(high, 1.1 * low)
+    scale = alt.Scale(type="log", domain=[low, high], nice=False)
+    return scale, alt.Axis(values=log_ticks(low, high), format="~g", minExtent=42)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """At most six round values between two positive ones; with ends close by there may be none."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks: list[float] = []
+    for steps in ((1, 1.5, 2, 3, 4, 6, 8), (1, 2, 5), (1, 3), (1,)):
+        found = (float(f"{step * 10.0**power:g}") for power in powers for step in steps)
+        ticks = [tick for tick in found if low <= tick <= high]
+        if len(ticks) <= 6:
+            return ticks
+    return ticks[:: math.ceil(len(ticks) / 6)]
+
+
 def inline(rows: list[dict[str, Any]]) -> alt.InlineData:
     """Records as a chart's own data."""
     # Our own plain records: to validate every number against the schema would take seconds.
@@ -103,9 +127,15 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def finish(chart: Any) -> Chart:
-    """The chart in the theme, with the parameters that the page sets."""
+def choice(name: str, options: Sequence[str], *, value: str) -> alt.VariableParameter:
+    """A parameter that the page's reader chooses from a list; elsewhere it stays at `value`."""
+    bind = alt.BindRadioSelect(input="select", options=list(options), name=f"{name} ")
+    return alt.VariableParameter(name=name, value=value, bind=bind)
+
+
+def finish(chart: Any, *params: alt.VariableParameter) -> Chart:
+    """The chart in the theme, with the parameters that the page sets and its own `params`."""
     chart.config = alt.Config.from_dict(config())
-    chart.params = [HIDDEN, PICKED]
+    chart.params = [HIDDEN, PICKED, *params]
     finished: Chart = chart
     return finished

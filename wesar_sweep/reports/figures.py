@@ -2,63 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title
-from wesar_sweep.analysis.intervals import (
-    CONFIDENCE,
-    DRAWS,
-    EXACT_SEEDS,
-    GENERATOR_SEED,
-    bootstrap_coverage_bound,
-)
-from wesar_sweep.analysis.verdict import percent
 from wesar_sweep.config.space import values
-from wesar_sweep.config.study import Divergence
-from wesar_sweep.reports import (
-    boundary,
-    charts,
-    curve_charts,
-    effective_lr,
-    probe_charts,
-    stability_map,
-)
-from wesar_sweep.reports.drawing import Chart, drawn_series
+from wesar_sweep.reports import boundary, charts, curve_charts, effective_lr, stability_map
+from wesar_sweep.reports.cost_figures import cost_figures
+from wesar_sweep.reports.drawing import drawn_series
+from wesar_sweep.reports.figure import Figure, divergence_words, seeds_words
+from wesar_sweep.reports.inside_figures import inside_figures
+from wesar_sweep.reports.search_figures import search_figures
+from wesar_sweep.reports.size_figures import size_figures
+from wesar_sweep.reports.spike_figures import spike_figures
 
 ZOOM = 0.5
 """Nats above the best that the closer view of the loss shows."""
-
-
-Section = Literal["loss", "inside", "spikes", "size", "search", "cost"]
-SECTIONS: Mapping[Section, str] = {
-    "loss": "Loss and divergence",
-    "inside": "Inside the runs",
-    "spikes": "Spikes",
-    "size": "Size",
-    "search": "Search",
-    "cost": "Cost",
-}
-"""The parts of the page that hold figures, in its order, with their headings."""
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A chart with its words."""
-
-    name: str
-    """Such as ``loss-against-axis``: its anchor in the page and its name for exports."""
-    section: Section
-    """Where the page shows it."""
-    title: str
-    chart: Chart
-    caption: str
-    alt: str
-    """What a reader who cannot see the chart would be told."""
-    choice: str = ""
-    """The word of the section's switch under which the page shows it; empty: always."""
 
 
 def figures(analysis: Analysis) -> list[Figure]:
@@ -71,15 +30,14 @@ def figures(analysis: Analysis) -> list[Figure]:
     found += [_stability_map(analysis, *one) for one in stability_map.maps(analysis)]
     if analysis.curves and not analysis.cells.is_empty() and drawn_series(analysis):
         found.append(_loss_curves(analysis))
-    if ratios := _probe_range(analysis, "update_ratio"):
-        found.append(_update_ratios(analysis, ratios))
-    if norms := _probe_range(analysis, "weight_norm"):
-        found.append(_norms(analysis, norms))
-    # Imported here: their words build on this module's.
-    from wesar_sweep.reports.cost_figures import cost_figures
-    from wesar_sweep.reports.search_figures import search_figures
-
-    return [*found, *search_figures(analysis), *cost_figures(analysis)]
+    return [
+        *found,
+        *inside_figures(analysis),
+        *spike_figures(analysis),
+        *size_figures(analysis),
+        *search_figures(analysis),
+        *cost_figures(analysis),
+    ]
 
 
 def _boundary(analysis: Analysis) -> Figure:
@@ -90,24 +48,6 @@ def _boundary(analysis: Analysis) -> Figure:
         chart=boundary.boundary_chart(analysis),
         caption=f"{boundary.caption(analysis)} {divergence_words(analysis.study.divergence)}",
         alt=boundary.alt_text(analysis),
-    )
-
-
-def seeds_words(analysis: Analysis) -> str:
-    """``n = 3 seeds a cell``, or the range where cells differ."""
-    counts = analysis.cells["n"].to_list()
-    if not counts:
-        return "no cell has ended yet"
-    low, high = min(counts), max(counts)
-    span = f"{low}" if low == high else f"{low} to {high}"
-    return f"n = {span} seed{'' if high == 1 else 's'} a cell"
-
-
-def divergence_words(rule: Divergence) -> str:
-    """The rule by name, with its parameters, in one sentence."""
-    return (
-        f"Divergence rule {rule.rule} (window {rule.window} steps, patience {rule.patience} steps, "
-        f"margin {rule.margin:g} nats, delta {rule.delta:g} nats)."
     )
 
 
@@ -217,69 +157,4 @@ def _loss_curves(analysis: Analysis) -> Figure:
             f"Training loss against step of {len(curve_charts.drawn_runs(analysis))} runs. "
             f"{analysis.verdict.best}"
         ),
-    )
-
-
-def _update_ratios(analysis: Analysis, ratios: str) -> Figure:
-    return Figure(
-        name="update-ratios",
-        section="inside",
-        title="Update ratios of up and down projection",
-        chart=probe_charts.update_ratios(analysis),
-        caption=(
-            "‖ΔW‖/‖W‖ of the parameter that the optimizer owns, one line a layer, in the best cell "
-            "of each series: one run, its first seed that completed (n = 1, no interval)."
-            + _probe_rule(analysis)
-        ),
-        alt=(
-            "Update ratio against step of the up and down projections, one panel a series. "
-            + ratios
-        ),
-    )
-
-
-def _norms(analysis: Analysis, norms: str) -> Figure:
-    return Figure(
-        name="norms",
-        section="inside",
-        title="Norms of up and down projection",
-        chart=probe_charts.norms(analysis),
-        caption=(
-            "‖W‖ is of the parameter that the optimizer owns (solid), ‖W̄‖ of the effective weight "
-            "that the model computes with (dashed); Frobenius norms, mean over layers, the same "
-            "runs as above (n = 1, no interval). Without a reparametrization the two are equal."
-            + _probe_rule(analysis)
-        ),
-        alt=("Norms against step of the up and down projections, one panel a series. " + norms),
-    )
-
-
-def _probe_rule(analysis: Analysis) -> str:
-    every = analysis.study.probes.every
-    return f" Probed every {every} steps." if every else ""
-
-
-def _probe_range(analysis: Analysis, probe: str) -> str:
-    """What a probe's chart holds, in words; empty where no run has the probe."""
-    runs, low, high = probe_charts.probe_range(analysis, probe)
-    if not runs:
-        return ""
-    what = {"update_ratio": "update ratio", "weight_norm": "‖W‖"}[probe]
-    return f"{runs} runs, {what} from {low:.3g} to {high:.3g}."
-
-
-def bootstrap_words(n: int) -> str:
-    """How a bootstrap over so few seeds is made, and what it can promise at most."""
-    if n < 2:
-        return "With one seed a cell there is none."
-    words = (
-        f"An expanded percentile bootstrap: every resample is enumerated up to {EXACT_SEEDS} "
-        f"seeds, above that {DRAWS:,} are drawn with generator seed {GENERATOR_SEED}."
-    )
-    bound = bootstrap_coverage_bound(n)
-    if bound >= CONFIDENCE:
-        return words
-    return (
-        f"{words} With {n} seeds it can cover the truth in at most about {percent(bound)} of "
-        "cases, because it cannot leave the range of the seeds: read it as that range."
     )

@@ -12,8 +12,10 @@ import altair as alt
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.errors import ConfigError, Problem
 from wesar_sweep.reports import latex, markdown
-from wesar_sweep.reports.figures import Figure, figures
-from wesar_sweep.reports.named_tables import NamedTable, tables
+from wesar_sweep.reports.figure import Figure
+from wesar_sweep.reports.figures import figures
+from wesar_sweep.reports.named_table import NamedTable
+from wesar_sweep.reports.named_tables import tables
 from wesar_sweep.reports.tables import METRICS, Metric
 from wesar_sweep.reports.theme import Theme, config, paper
 from wesar_sweep.store.atomic import write_atomically

@@ -27,13 +27,10 @@ from wesar_sweep.analysis.verdict import ties_words
 from wesar_sweep.reports import asked
 from wesar_sweep.reports.curve_charts import drawn_runs
 from wesar_sweep.reports.drawing import drawn_series
-from wesar_sweep.reports.figures import (
-    SECTIONS,
-    Figure,
-    figures,
-    seeds_words,
-)
-from wesar_sweep.reports.named_tables import NamedTable, tables
+from wesar_sweep.reports.figure import SECTIONS, Figure, seeds_words
+from wesar_sweep.reports.figures import figures
+from wesar_sweep.reports.named_table import NamedTable
+from wesar_sweep.reports.named_tables import tables
 from wesar_sweep.reports.tables import (
     METRICS,
     Table,

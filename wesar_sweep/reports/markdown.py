@@ -9,7 +9,7 @@ from typing import Any
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.verdict import ties_words
 from wesar_sweep.reports import asked
-from wesar_sweep.reports.figures import divergence_words, seeds_words
+from wesar_sweep.reports.figure import divergence_words, seeds_words
 from wesar_sweep.reports.tables import (
     METRICS,
     Metric,

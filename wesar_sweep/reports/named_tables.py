@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import polars as pl
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title, format_value
 from wesar_sweep.analysis.cells import one_cell_a_place
 from wesar_sweep.reports import boundary, replicates, stability_map
-from wesar_sweep.reports.figures import Section, divergence_words, seeds_words
+from wesar_sweep.reports.cost_figures import cost_tables
+from wesar_sweep.reports.figure import divergence_words, seeds_words
+from wesar_sweep.reports.named_table import NamedTable
+from wesar_sweep.reports.search_figures import search_tables
+from wesar_sweep.reports.size_figures import size_tables
+from wesar_sweep.reports.spike_figures import spike_tables
 from wesar_sweep.reports.tables import (
     METRICS,
     Matrix,
@@ -24,21 +27,7 @@ from wesar_sweep.reports.tables import (
     series_table,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class NamedTable:
-    """A table with its words."""
-
-    name: str
-    """Such as ``matrix``: its name for exports."""
-    caption: str
-    table: Table
-    """As people read it, rounded."""
-    frame: pl.DataFrame
-    """The numbers behind it, unrounded, under their YAML names."""
-    section: Section | None = None
-    """Where the page shows it, under `title`; None: in a place of its own, or not at all."""
-    title: str = ""
+__all__ = ["NamedTable", "tables"]
 
 
 def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTable]:
@@ -99,11 +88,13 @@ def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTab
     if not analysis.outcomes.is_empty():
         caption = "Every run and how it ended."
         found.append(NamedTable("runs", caption, all_runs_table(analysis), analysis.outcomes))
-    # Imported here: they build on this module.
-    from wesar_sweep.reports.cost_figures import cost_tables
-    from wesar_sweep.reports.search_figures import search_tables
-
-    return [*found, *search_tables(analysis), *cost_tables(analysis)]
+    return [
+        *found,
+        *spike_tables(analysis),
+        *size_tables(analysis),
+        *search_tables(analysis),
+        *cost_tables(analysis),
+    ]
 
 
 def paper_table(analysis: Analysis, grid: Matrix, *, metric: Metric) -> Table:

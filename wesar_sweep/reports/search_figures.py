@@ -8,8 +8,8 @@ from wesar_sweep.analysis.importance import RESAMPLES, SHUFFLES
 from wesar_sweep.analysis.search import dimensions
 from wesar_sweep.analysis.significance import ALPHA
 from wesar_sweep.reports import search_charts
-from wesar_sweep.reports.figures import Figure
-from wesar_sweep.reports.named_tables import NamedTable
+from wesar_sweep.reports.figure import Figure
+from wesar_sweep.reports.named_table import NamedTable
 from wesar_sweep.reports.tables import Table
 
 

@@ -30,8 +30,16 @@ _METHODS: Mapping[str, tuple[float, float, float]] = {
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "stroke")
 _DASHES: tuple[tuple[int, ...], ...] = ((1, 0), (6, 3), (2, 2), (9, 3, 2, 3), (12, 3))
 
-ROLE_COLOURS: Mapping[str, str] = {"u": "#2f7dd1", "w": "#d1600f"}
-"""Up and down projection."""
+ROLE_COLOURS: Mapping[str, str] = {
+    "u": "#2f7dd1",
+    "w": "#d1600f",
+    "q": "#2c9a6c",
+    "k": "#b04fc4",
+    "v": "#9a8210",
+    "o": "#d6455d",
+    "g": "#5b8f9e",
+}
+"""Matrices by role: u, w and g of the feed-forward part, q, k, v and o of attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +168,13 @@ def config(theme: Theme = "light", *, background: str = "transparent") -> dict[s
             "columns": 4,
         },
         "header": {"labelColor": ink, "titleColor": ink, "labelFontSize": 12},
+        "title": {
+            "color": ink,
+            "subtitleColor": ink,
+            "fontSize": 12,
+            "fontWeight": "normal",
+            "anchor": "start",
+        },
         "line": {"strokeWidth": 2},
         "text": {"color": ink},
     }

@@ -9,7 +9,6 @@ what follows it (OLMo-core's code is blind for a whole window then).
 from __future__ import annotations
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 OLMO_2_SIGMA = 7.0
@@ -64,14 +63,23 @@ def _score(
     if values_S.ndim != 1:
         raise ValueError(f"values must be one series, not of shape {values_S.shape}")
     finite_S = np.isfinite(values_S)
-    mean_S, std_S = _trailing_moments(values_S, finite_S, window=window, least=least)
+    mean_S, variance_S, error_S = _trailing_moments(values_S, finite_S, window=window, least=least)
     with np.errstate(invalid="ignore"):
         distance_S = values_S - mean_S
-        if upward_only:
-            far_S = distance_S > sigma * std_S
-        else:
-            # A constant series has deviation 0, from which 0 is not "away".
-            far_S = (np.abs(distance_S) >= sigma * std_S) & (distance_S != 0)
+        away_S = distance_S if upward_only else np.abs(distance_S)
+        # A constant series has deviation 0, from which 0 is not "away".
+        far_S = (away_S > 0) & (away_S > sigma * np.sqrt(variance_S))
+        least_S = sigma * np.sqrt(np.maximum(variance_S - error_S, 0)) * (1 - 1e-9)
+        doubt_S = (away_S >= least_S) & (
+            away_S <= sigma * np.sqrt(variance_S + error_S) * (1 + 1e-9)
+        )
+    before_S = np.cumsum(finite_S) - finite_S
+    finite = values_S[finite_S]
+    for step in np.flatnonzero(doubt_S & finite_S).tolist():
+        past = finite[max(0, before_S[step] - window) : before_S[step]]
+        away = values_S[step] - past.mean()
+        limit = sigma * past.std(ddof=1)
+        far_S[step] = away > limit if upward_only else abs(away) >= limit and away != 0
     judged_S = ~finite_S | np.isfinite(mean_S)
     spikes = np.count_nonzero(judged_S & (far_S | ~finite_S))
     return 100.0 * spikes / np.count_nonzero(judged_S) if judged_S.any() else None
@@ -79,21 +87,35 @@ def _score(
 
 def _trailing_moments(
     values_S: Series, finite_S: NDArray[np.bool_], *, window: int, least: int
-) -> tuple[Series, Series]:
-    """Mean and sample deviation of the last `window` finite values; NaN with fewer than `least`."""
+) -> tuple[Series, Series, Series]:
+    """Mean and sample variance of the last `window` finite values, and what its rounding may be.
+
+    NaN with fewer than `least` values. In time that grows with S and not with the window: a report
+    takes the score of a thousand curves.
+    """
     finite = values_S[finite_S]
     # By number of finite values before: entry n is of finite[max(0, n - window) : n].
-    mean = np.full(len(finite) + 1, np.nan)
-    std = np.full(len(finite) + 1, np.nan)
+    mean, variance, error = (np.full(len(finite) + 1, np.nan) for _ in range(3))
     for count in range(least, min(window, len(finite) + 1)):
-        mean[count], std[count] = finite[:count].mean(), finite[:count].std(ddof=1)
+        mean[count], variance[count] = finite[:count].mean(), finite[:count].var(ddof=1)
+        error[count] = 1e-12 * variance[count]
     if len(finite) >= window:
-        # Blocks keep the copies that a deviation makes to a few megabytes, however long the curve.
-        block = max(1, 500_000 // window)
-        windows = sliding_window_view(finite, window)
-        for first in range(0, len(windows), block):
-            part = windows[first : first + block]
-            at = slice(first + window, first + window + len(part))
-            mean[at], std[at] = part.mean(axis=1), part.std(axis=1, ddof=1)
+        centre = np.median(finite)
+        total, square = (_window_sums((finite - centre) ** power, window) for power in (1, 2))
+        mean[window:] = centre + total / window
+        variance[window:] = np.maximum(square - total**2 / window, 0) / (window - 1)
+        error[window:] = 1e-12 * square / (window - 1)
     before_S: NDArray[np.int64] = np.cumsum(finite_S) - finite_S
-    return mean[before_S], std[before_S]
+    return mean[before_S], variance[before_S], error[before_S]
+
+
+def _window_sums(values: Series, window: int) -> Series:
+    """[S - window + 1] sums of each stretch, of its own values alone: no large one taken off again.
+
+    A stretch is the end of one block and the beginning of the next, summed from their border.
+    """
+    blocks = np.pad(values, (0, -len(values) % window)).reshape(-1, window)
+    to_end = blocks[:, ::-1].cumsum(axis=1)[:, ::-1].ravel()
+    from_start = blocks.cumsum(axis=1).ravel()
+    starts = np.arange(len(values) - window + 1)
+    return to_end[starts] + np.where(starts % window, from_start[starts + window - 1], 0.0)

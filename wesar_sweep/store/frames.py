@@ -126,12 +126,13 @@ def read_curves(directory: StudyDirectory, keys: Iterable[Key]) -> dict[Key, Cur
     }
 
 
-def decimate(values: ArrayLike, *, points: int) -> NDArray[np.int64]:
+def decimate(values: ArrayLike, *, points: int, log: bool = False) -> NDArray[np.int64]:
     """Places of a series to draw so that no spike is lost: least and largest of each stretch.
 
     Args:
         values: [S] a series; the first value of a stretch that is not finite counts as its largest.
         points: About how many places to keep, at least 4.
+        log: Stretches grow with the place, for an axis of the logarithm of place + 1.
 
     Returns:
         Ascending places, the first and the last of the series among them; all of them where there
@@ -146,7 +147,12 @@ def decimate(values: ArrayLike, *, points: int) -> NDArray[np.int64]:
     count = len(values_S)
     if count <= points:
         return np.arange(count)
-    edges = np.linspace(0, count, (points - 2) // 2 + 1).astype(np.int64)
+    stretches = (points - 2) // 2
+    if log:
+        edges = np.unique(np.geomspace(1, count + 1, stretches + 1).astype(np.int64) - 1)
+        edges[-1] = count
+    else:
+        edges = np.linspace(0, count, stretches + 1).astype(np.int64)
     judged_S = np.where(np.isfinite(values_S), values_S, np.inf)
     kept = [0, count - 1]
     for start, end in pairwise(edges.tolist()):

@@ -122,15 +122,27 @@
     view: null,
   }));
 
-  // A facet has no width of its own: as many columns as fit, each as wide as what is left.
-  const fitted = (text, width) => {
+  // Panels have no width of their own: as many columns as fit, each as wide as what is left.
+  const panelWidth = (part, width) => {
+    if (part.vconcat) for (const one of part.vconcat) panelWidth(one, width);
+    else part.width = width;
+  };
+  const fitted = ({ text, view }, width) => {
     const spec = JSON.parse(text);
-    for (const param of spec.params) param.value = state[param.name];
+    for (const param of spec.params) {
+      if (param.name in state) param.value = state[param.name];
+      else if (view) param.value = view.signal(param.name);
+    }
     spec.config.legend.columns = Math.max(1, Math.floor(width / 190));
     if (spec.facet) {
       spec.columns = Math.max(1, Math.min(spec.columns, Math.floor(width / 230)));
       const axis = 70;
       spec.spec.width = Math.floor((width - axis) / spec.columns) - 24;
+    } else if (spec.concat) {
+      // No row may break off inside a group of 4 panels.
+      while (spec.columns > 1 && width / spec.columns < 250) spec.columns = spec.columns === 4 ? 2 : spec.columns - 1;
+      const axis = 75;
+      for (const part of spec.concat) panelWidth(part, Math.floor(width / spec.columns) - axis);
     } else {
       spec.width = width - 4;
       if (width < 480 && spec.height > 260) spec.height = Math.max(260, spec.height * 0.85);
@@ -142,9 +154,10 @@
     const width = chart.element.clientWidth;
     if (!width || Math.abs(width - chart.width) < 8) return;
     chart.width = width;
+    const spec = fitted(chart, width);
     if (chart.view) chart.view.finalize();
     try {
-      const embedded = await vegaEmbed(chart.element, fitted(chart.text, width), {
+      const embedded = await vegaEmbed(chart.element, spec, {
         mode: "vega-lite",
         renderer: "svg",
         defaultStyle: false,

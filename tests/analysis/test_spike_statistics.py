@@ -1,0 +1,99 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from invented_study import invent, lr_study, planted_spikes
+
+from wesar_sweep.analysis import Analysis
+from wesar_sweep.analysis.intervals import bootstrap_mean
+from wesar_sweep.analysis.spike_statistics import STATISTICS, olmo_2_window, worst_spikes
+from wesar_sweep.stability.spike_score import olmo_2_spike_score
+from wesar_sweep.store.frames import outcomes_frame
+
+
+def planted(runs: int = 6) -> Analysis:
+    study, outcomes, curves = planted_spikes(runs=runs)
+    return Analysis(study, outcomes_frame(outcomes), curves)
+
+
+def test_every_spike_is_a_row_with_its_place_and_height() -> None:
+    events = planted().run_spikes.events
+    raw = events.filter(kind="raw")
+    assert raw.filter(start=120).select("trial", "seed").rows() == [(n, 0) for n in range(6)]
+    own = raw.filter(pl.col("start") != 120).select("trial", "seed", "start").rows()
+    assert own == [(0, 1, 200), (1, 0, 220), (2, 0, 250)]
+    paired = events.filter(kind="paired")
+    found = paired.select("trial", "seed", "start", "steps_to_recover").rows()
+    assert found == [(0, 1, 200, 3), (1, 0, 220, 5), (2, 0, 250, None)]
+    heights = paired["height"].to_list()
+    assert heights[:2] == pytest.approx([1.5, 1.0], abs=0.1) and heights[2] == math.inf
+
+
+def test_statistics_of_planted_spikes_by_hand() -> None:
+    (row,) = planted().spike_statistics.to_dicts()
+    # Raw: 6 runs feel the hard batch, 3 are unstable. Seed 0 has 8 in 6 runs, seed 1 has 1.
+    assert (row["raw_n"], row["raw_spikes"], row["raw_runs"]) == (12, 9, 7)
+    assert row["raw_per_run"] == pytest.approx(9 / 12)
+    spread = bootstrap_mean(np.array([8 / 6, 1 / 6]))
+    assert spread is not None
+    assert (row["raw_per_run_low"], row["raw_per_run_high"]) == (spread.low, spread.high)
+    assert (row["paired_n"], row["paired_spikes"], row["paired_runs"]) == (12, 3, 3)
+    # Of 1, 1.5 and inf; of 3, 5 and never: what never ended is in the median.
+    assert row["paired_height"] == pytest.approx(1.5, abs=0.1)
+    assert row["paired_recovery"] == 5
+    assert row["n_seeds"] == 2
+
+
+def test_a_diverged_run_counts_and_a_pruned_one_does_not() -> None:
+    study, outcomes, curves = planted_spikes()
+    pruned = [replace(o, status="pruned") if o.status == "diverged" else o for o in outcomes]
+    (whole,) = planted().spike_statistics.to_dicts()
+    (part,) = Analysis(study, outcomes_frame(pruned), curves).spike_statistics.to_dicts()
+    assert (whole["raw_n"], part["raw_n"]) == (12, 11)
+    assert whole["paired_spikes"] - part["paired_spikes"] == 1
+    assert part["paired_height"] == pytest.approx(1.25, abs=0.1), "the control: without the inf"
+
+
+def test_the_gallery_takes_the_instability_and_not_the_hard_batch() -> None:
+    worst = planted().worst_spikes
+    found = worst.select("rank", "trial", "seed", "start", "kind", "status").rows()
+    assert found == [
+        (1, 0, 1, 200, "paired", "completed"),
+        (2, 1, 0, 220, "paired", "completed"),
+        (3, 2, 0, 250, "paired", "diverged"),
+    ]
+
+
+def test_where_too_few_runs_are_paired_the_gallery_is_of_raw_spikes() -> None:
+    few = planted(4)
+    (row,) = few.spike_statistics.to_dicts()
+    assert row["paired_n"] == 0 and row["paired_per_run"] is None and row["paired_height"] is None
+    worst = few.worst_spikes
+    assert set(worst["kind"]) == {"raw"}
+    # The control: unpaired, the hard batch of 2 nats stands above the instability of 1.5.
+    assert worst.filter(start=120).height == 3 and worst["start"][0] == 120
+    keys = worst.select("trial", "seed").rows()
+    assert len(set(keys)) == len(keys) == 5, "one spike a run"
+    assert worst_spikes(few.run_spikes, few.raw_outcomes, count=2).equals(worst.head(2))
+
+
+def test_the_olmo_2_score_is_the_mean_over_runs_longer_than_the_window() -> None:
+    analysis = planted()
+    (row,) = analysis.spike_statistics.to_dicts()
+    assert row["olmo_2_window"] == 100 and row["olmo_2_n"] == 12
+    scores = [olmo_2_spike_score(curve.loss, window=100) for curve in analysis.curves.values()]
+    assert row["olmo_2_loss"] == pytest.approx(np.mean(scores)) and row["olmo_2_loss"] > 0
+    assert row["olmo_2_grad_norm"] == 0
+    assert [olmo_2_window([n]) for n in (30, 120, 400, 1000, 1001, 3000)] == [
+        20, 50, 200, 500, 1000, 1000,
+    ]  # fmt: skip
+
+
+def test_without_a_curve_there_is_nothing_to_say() -> None:
+    study = lr_study()
+    outcomes, _ = invent(study, with_curves=False)
+    bare = Analysis(study, outcomes_frame(outcomes))
+    assert bare.spike_statistics.is_empty() and bare.spike_statistics.schema == STATISTICS
+    assert bare.worst_spikes.is_empty()

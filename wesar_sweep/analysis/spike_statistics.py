@@ -1,0 +1,164 @@
+"""What the spikes of a series come to, and which spikes of a study were the worst.
+
+A run counts that completed or diverged and has a curve. A spike without a recovery takes longer to
+recover than any that has one, and a height that is not finite is above all others: both are in the
+medians.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from wesar_sweep.analysis.intervals import bootstrap_mean
+from wesar_sweep.analysis.run_spikes import EVENTS, RunSpikes
+from wesar_sweep.stability.spike_score import OLMO_2_WINDOW, olmo_2_spike_score
+from wesar_sweep.store.frames import Key
+from wesar_sweep.store.rows import Curve
+
+KINDS = ("raw", "paired")
+
+STATISTICS = pl.Schema(
+    [
+        ("series", pl.String()),
+        ("method", pl.String()),
+        ("n_seeds", pl.Int64()),
+        *(
+            (f"{kind}_{name}", dtype)
+            for kind in KINDS
+            for name, dtype in (
+                ("n", pl.Int64()),
+                ("spikes", pl.Int64()),
+                ("per_run", pl.Float64()),
+                ("per_run_low", pl.Float64()),
+                ("per_run_high", pl.Float64()),
+                ("runs", pl.Int64()),
+                ("height", pl.Float64()),
+                ("recovery", pl.Float64()),
+            )
+        ),
+        ("olmo_2_n", pl.Int64()),
+        ("olmo_2_loss", pl.Float64()),
+        ("olmo_2_grad_norm", pl.Float64()),
+        ("olmo_2_window", pl.Int64()),
+    ]
+)
+"""A row a series. Of each kind: ``n`` runs that could be judged, ``spikes`` in all of them,
+``per_run`` their mean with its bootstrap interval over seeds, ``runs`` with any, the median
+``height`` in nats and the median ``recovery`` in steps (inf where the median spike never recovered;
+null without a spike). ``olmo_2_loss`` and ``olmo_2_grad_norm`` are the mean OLMo-2 spike scores, in
+percent, of the ``olmo_2_n`` runs that are longer than the window."""
+
+WORST = pl.Schema([("rank", pl.Int64()), *EVENTS.items(), ("status", pl.String())])
+
+
+def spike_statistics(
+    found: RunSpikes, outcomes: pl.DataFrame, cells: pl.DataFrame, curves: Mapping[Key, Curve]
+) -> pl.DataFrame:
+    """The spikes of every series, in the order of their trials.
+
+    Args:
+        found: `run_spikes` of the study.
+        outcomes: One row a run.
+        cells: As `wesar_sweep.analysis.cells.cells` gives them.
+        curves: By (trial, seed).
+
+    Returns:
+        As `STATISTICS` says.
+    """
+    runs = _counted(found.runs, outcomes).join(
+        cells.select("trial", "series", "method"), on="trial", how="left"
+    )
+    window = olmo_2_window(runs["steps"].to_list())
+    rows = []
+    for (series,), part in runs.sort("trial", "seed").group_by(["series"], maintain_order=True):
+        events = found.events.join(part.select("trial", "seed"), on=["trial", "seed"])
+        row = {"series": series, "method": part["method"][0], "n_seeds": part["seed"].n_unique()}
+        for kind, count in zip(KINDS, ("spikes", "paired_spikes"), strict=True):
+            judged = part.filter(pl.col(count).is_not_null())
+            own = events.filter(pl.col("kind") == kind)
+            row |= {f"{kind}_{k}": v for k, v in _kind(judged, own, count).items()}
+        keys = part.select("trial", "seed").rows()
+        rows.append(row | _olmo_2(keys, curves, window=window))
+    return pl.DataFrame(rows, schema=STATISTICS)
+
+
+def worst_spikes(found: RunSpikes, outcomes: pl.DataFrame, *, count: int = 5) -> pl.DataFrame:
+    """The highest spikes of a study, worst first: of each run its highest, and no more.
+
+    Where a run could be paired its paired spikes are taken, from which hard batches are out, and
+    else its raw ones. Runs that completed come first: the last spike of a diverged run is its end.
+
+    Args:
+        found: `run_spikes` of the study.
+        outcomes: One row a run.
+        count: At most so many.
+
+    Returns:
+        As `WORST` says; ``rank`` from 1.
+    """
+    judged = pl.col("paired_spikes").is_not_null()
+    kind = pl.when(judged).then(pl.lit("paired")).otherwise(pl.lit("raw"))
+    which = found.runs.select("trial", "seed", kind=kind.cast(EVENTS["kind"]))
+    status = outcomes.select("trial", "seed", "status")
+    worst = (
+        found.events.join(which, on=["trial", "seed", "kind"])
+        .join(status, on=["trial", "seed"])
+        .sort("height", "trial", "seed", "start", descending=[True, False, False, False])
+        .unique(["trial", "seed"], keep="first", maintain_order=True)
+        .sort(pl.col("status") != "completed", maintain_order=True)
+        .head(count)
+    )
+    return worst.with_row_index("rank", offset=1).cast({"rank": pl.Int64}).select(WORST.names())
+
+
+def olmo_2_window(steps: Sequence[int]) -> int:
+    """OLMo 2's 1,000 steps where a run is longer, else the largest round one half a run long."""
+    longest = max(steps, default=0)
+    if longest > OLMO_2_WINDOW:
+        return OLMO_2_WINDOW
+    return next((window for window in (500, 200, 100, 50) if 2 * window <= longest), 20)
+
+
+def _counted(runs: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
+    ended = outcomes.filter(pl.col("status").is_in(["completed", "diverged"]))
+    return runs.join(ended.select("trial", "seed"), on=["trial", "seed"])
+
+
+def _kind(judged: pl.DataFrame, events: pl.DataFrame, count: str) -> dict[str, Any]:
+    by_seed = judged.group_by("seed").agg(pl.col(count).mean()).sort("seed")[count]
+    spread = bootstrap_mean(by_seed.to_numpy().astype(np.float64))
+    recovery = events["steps_to_recover"].cast(pl.Float64).fill_null(np.inf)
+    return {
+        "n": judged.height,
+        "spikes": int(judged[count].sum()),
+        "per_run": judged[count].mean(),
+        "per_run_low": spread.low if spread else None,
+        "per_run_high": spread.high if spread else None,
+        "runs": int((judged[count] > 0).sum()),
+        "height": _median(events["height"]),
+        "recovery": _median(recovery),
+    }
+
+
+def _median(values: pl.Series) -> float | None:
+    return float(np.median(values.to_numpy())) if len(values) else None
+
+
+def _olmo_2(keys: Sequence[Key], curves: Mapping[Key, Curve], *, window: int) -> dict[str, Any]:
+    def mean(series: Callable[[Curve], Any]) -> tuple[int, float | None]:
+        scores = [olmo_2_spike_score(series(curves[key]), window=window) for key in keys]
+        known = [score for score in scores if score is not None]
+        return len(known), float(np.mean(known)) if known else None
+
+    n, loss = mean(lambda curve: curve.loss)
+    grad_norm = mean(lambda curve: curve.grad_norm)[1]
+    return {
+        "olmo_2_n": n,
+        "olmo_2_loss": loss,
+        "olmo_2_grad_norm": grad_norm,
+        "olmo_2_window": window,
+    }
