@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 from browser import CHROMIUM, Browser, chromium
+from invented_study import invent, lr_study
 
 from wesar_sweep.analysis import Analysis
+from wesar_sweep.analysis.verdict import setting
 from wesar_sweep.reports import write
 from wesar_sweep.reports.html import render
+from wesar_sweep.store.frames import outcomes_frame
 from wesar_sweep.store.layout import StudyDirectory
 
 pytestmark = [
@@ -127,6 +130,26 @@ def test_a_page_of_500_runs_draws_offline_and_shows_a_cell(
     browser.run("new Promise((done) => setTimeout(done, 500))")
     assert 0 < browser.run(BRIGHT) <= 16 < browser.run(LINES)
     assert browser.requests[before:] == [file.as_uri()] and browser.complaints == []
+
+
+def test_a_setting_of_a_ranked_list_shows_its_runs(browser: Browser, tmp_path: Path) -> None:
+    space = {"method": "he", "lr": {"low": 1e-4, "high": 1e-1, "log": True}}
+    study = lr_study(space=space, sampler={"name": "random", "cells": 4})
+    asked = [{"method": "he", "lr": lr} for lr in (2.3e-4, 1.7e-3, 4.1e-3, 2.9e-2)]
+    outcomes, curves = invent(study, asked)
+    found = Analysis(study, outcomes_frame(outcomes), curves)
+    file = tmp_path / "sampled.html"
+    file.write_text(render(found, provenance={}))
+    browser.open(file)
+    browser.click("[data-trial] button", place=1)
+    second = found.ranked.row(1, named=True)
+    assert [int(row[0]) for row in browser.run(PANEL)] == second["seeds"]
+    heading = browser.run("document.querySelector('#cell h3').textContent")
+    assert heading == setting(second, study=study, layout=found.layout)
+    browser.run("new Promise((done) => setTimeout(done, 500))")
+    assert browser.run(BRIGHT) == 3 < browser.run(LINES)
+    browser.press("Escape")
+    assert browser.run(PANEL) is None and browser.complaints == []
 
 
 def test_axe_finds_nothing_to_mend(page: Browser) -> None:

@@ -63,9 +63,11 @@
   const show = (cell) => {
     const row = cell.parentElement;
     const head = row.closest("table").tHead.rows[0];
-    const words = [head.cells[0], row.cells[0], head.cells[cell.cellIndex]];
-    const [axis, series, value] = words.map((one) => one.textContent.trim());
-    panel.querySelector("h3").textContent = `${series}, ${axis} ${value}`;
+    const words = [head.cells[0], row.cells[0], head.cells[cell.cellIndex], cell];
+    const [axis, series, value, setting] = words.map((one) => one.textContent.trim());
+    // A list names the whole setting, the matrix by its margins.
+    const name = matrix ? `${series}, ${axis} ${value}` : setting;
+    panel.querySelector("h3").textContent = name;
     const body = panel.querySelector("tbody");
     body.replaceChildren();
     for (const head of panel.querySelectorAll("th")) head.removeAttribute("aria-sort");
@@ -88,14 +90,14 @@
       : "No loss curve of this cell is drawn.";
   };
   const pick = (cell) => {
-    for (const one of matrix.querySelectorAll("button")) {
+    for (const one of document.querySelectorAll("[data-trial] > button")) {
       one.setAttribute("aria-pressed", one.parentElement === cell);
     }
     panel.hidden = !cell;
     if (cell) show(cell);
     set("picked", cell ? Number(cell.dataset.trial) : -1);
   };
-  for (const cell of matrix?.querySelectorAll("[data-trial]") ?? []) {
+  for (const cell of document.querySelectorAll("[data-trial]")) {
     const made = button(cell);
     made.setAttribute("aria-pressed", "false");
     made.addEventListener("click", () => {
