@@ -88,8 +88,8 @@ def _parallel_coordinates(analysis: Analysis) -> Figure:
         chart=search_charts.parallel_coordinates(analysis),
         caption=(
             f"One line a cell ({_runs_words(analysis)}), orange for the best and grey for the "
-            "worst; the last axis is its rank, labelled with the loss there, cells that the pruner "
-            "cut short behind the others. Dashed: at least one run diverged. “none”: the cell does "
+            "worst; the last axis is its rank, the best with its figure, cells that the pruner cut "
+            "short behind the others. Dashed: at least one run diverged. “none”: the cell does "
             f"not have that knob. Where lines crowd, the sampler looked more often.{left_out}"
         ),
         alt=f"Parallel coordinates of {cells} cells. {analysis.verdict.best}",
