@@ -23,6 +23,7 @@ _COLOURS: Mapping[str, str] = {
     "completed": "#2f7dd1",
     "diverged": "#d1600f",
     "pruned": "#8a6fc0",
+    "failed": "#b5548f",
     _LEFT: "#8b95a3",
 }
 
@@ -271,4 +272,5 @@ def _tokens(count: float) -> str:
     return f"{count:.0f}"
 
 
-assert set(_COLOURS) >= {*STATUSES[:3], _LEFT}
+# What was never started has no tokens of its own.
+assert set(_COLOURS) == {*STATUSES[:4], _LEFT}

@@ -111,7 +111,7 @@ def importance(analysis: Analysis) -> Chart:
         ),
     )
     x = alt.X("share:Q", title="share of importance", axis=percents)
-    bars = base.mark_bar(color="#2f7dd1", opacity=0.35, height={"band": 0.55}).encode(x=x)
+    bars = base.mark_bar(color="#2f7dd1", opacity=0.45, height={"band": 0.55}).encode(x=x)
     spread = base.mark_rule(color="#2f7dd1", strokeWidth=2).encode(
         x=alt.X("share_low:Q", title="share of importance", axis=percents), x2="share_high:Q"
     )
@@ -133,7 +133,7 @@ def parallel_coordinates(analysis: Analysis) -> Chart:
     order = np.lexsort((values_N, [row["mark"] == 2 for row in cells]))
     rank_N = np.empty(len(cells))
     rank_N[order] = np.linspace(0, 1, len(cells)) if len(cells) > 1 else 0
-    names = [axis_title(one.knob) for one in knobs] + [TITLES[objective].partition(" (")[0]]
+    names = [*(axis_title(one.knob) for one in knobs), "rank"]
     shown = _thinned(order)
     rows = []
     # The best are drawn last, above the others.
@@ -184,10 +184,10 @@ def parallel_coordinates(analysis: Analysis) -> Chart:
         ]
         if any(place is None for place in one.places):
             ticks.append({"name": name, "at": _OFF, "words": "none"})
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        place = order[round(share * (len(order) - 1))]
-        word = f"{values_N[place]:.3g}"
-        ticks.append({"name": names[-1], "at": share, "words": word})
+    last = len(order) - 1
+    for place in sorted({round(share * last) for share in (0.0, 0.25, 0.5, 0.75, 1.0)}):
+        word = f"{place + 1}" if place else f"1 ({values_N[order[0]]:.4g})"
+        ticks.append({"name": names[-1], "at": place / max(1, last), "words": word})
     axes = (
         alt.Chart(inline([{"name": name, "at": 0.0, "to": 1.0} for name in names]))
         .mark_rule(color=_GREY, strokeWidth=1.2)
@@ -197,6 +197,7 @@ def parallel_coordinates(analysis: Analysis) -> Chart:
         alt.Chart(inline(rounded(ticks)))
         .mark_text(align="left", dx=6, fontSize=11, fontWeight="bold")
         .encode(x=x, y=y, text="words:N")
+        .properties(name="ink")
     )
     return finish(
         alt.layer(lines, axes, labels).properties(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title
-from wesar_sweep.analysis.importance import RESAMPLES, SHUFFLES
+from wesar_sweep.analysis.importance import RESAMPLES
 from wesar_sweep.analysis.search import dimensions
 from wesar_sweep.analysis.significance import ALPHA
 from wesar_sweep.reports import search_charts
@@ -88,8 +88,8 @@ def _parallel_coordinates(analysis: Analysis) -> Figure:
         chart=search_charts.parallel_coordinates(analysis),
         caption=(
             f"One line a cell ({_runs_words(analysis)}), orange for the best and grey for the "
-            "worst; the last axis is its rank, labelled with the loss there, cells that the pruner "
-            "cut short behind the others. Dashed: at least one run diverged. “none”: the cell does "
+            "worst; the last axis is its rank, the best with its figure, cells that the pruner cut "
+            "short behind the others. Dashed: at least one run diverged. “none”: the cell does "
             f"not have that knob. Where lines crowd, the sampler looked more often.{left_out}"
         ),
         alt=f"Parallel coordinates of {cells} cells. {analysis.verdict.best}",
@@ -147,9 +147,9 @@ def _importance_words(analysis: Analysis) -> str:
         f"of {row['cells']} cells lie along a knob than all of them; shares sum to 100 %. It does "
         "not say which value is good, nor how the loss far from the best depends on a knob. "
         f"{bias} "
-        f"It is never 0 by chance: p counts how many of {SHUFFLES} shuffles of the cells’ losses "
-        f"give as much, adjusted for the number of knobs; the range is of {RESAMPLES} bootstraps "
-        f"over cells ({_runs_words(analysis)})."
+        f"It is never 0 by chance: p counts how many of {row['shuffles']} shuffles of the cells’ "
+        "losses give as much, adjusted for the number of knobs; the range is of "
+        f"{RESAMPLES} bootstraps over cells ({_runs_words(analysis)})."
     )
 
 
