@@ -111,7 +111,7 @@ def test_a_sampled_study_is_drawn_as_points_at_its_lr() -> None:
 def test_the_table_says_what_the_map_shows(analysis: Analysis) -> None:
     (named,) = (one for one in tables(analysis) if one.name == "stability-boundary")
     assert named.table.columns[:2] == ("method", "σ²")
-    assert named.section == "loss" and "99 %" in named.caption
+    assert named.section == "loss" and "n = 3 seeds" in named.caption
     for words, row in zip(named.table.rows, named.frame.iter_rows(named=True), strict=True):
         assert words[0] == row["panel"] and words[4] == f"{row['diverged']}/{row['n']}"
         assert re.match(r"between \S+ and \S+$|above \S+$", words[2])

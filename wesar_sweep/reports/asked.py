@@ -13,7 +13,7 @@ from wesar_sweep.analysis.lr_sensitivity import CAVEATS
 from wesar_sweep.analysis.paired import MIN_MARKED_SEEDS
 from wesar_sweep.config.space import Choices, Parameter, values
 from wesar_sweep.config.study import Study, SyntheticData, TextData
-from wesar_sweep.reports import effective_lr
+from wesar_sweep.reports import effective_lr, stability_map
 from wesar_sweep.reports.figures import coverage_words, divergence_words
 from wesar_sweep.stability.spikes import MIN_PAIRED_RUNS
 from wesar_sweep.store.beat import Beat
@@ -128,6 +128,7 @@ def methods_and_limits(analysis: Analysis) -> list[Fact]:
     study = analysis.study
     counts = analysis.cells["n"].to_list()
     effective = f"{effective_lr.DEFINITION} {effective_lr.READING} {effective_lr.LIMITS}"
+    mapped = analysis.layout.axis == "lr" and stability_map.maps(analysis)
     coverage = coverage_words(min(counts)) if counts else ""
     return [
         (
@@ -186,6 +187,7 @@ def methods_and_limits(analysis: Analysis) -> list[Fact]:
             "few seeds an lr that diverges now and then is often named, so the true limit may be "
             "lower.",
         ),
+        *([("Boundary of stability", stability_map.LIMITS)] if mapped else []),
         (
             "LR sensitivity",
             "Wortsman et al. 2023 (arXiv 2309.14322): mean over the lr grid of the capped loss "

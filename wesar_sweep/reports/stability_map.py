@@ -305,6 +305,15 @@ def alt_text(analysis: Analysis, *, across: str | None) -> str:
     return f"{words} Half of the runs diverge at lr, {told}." if told else words
 
 
+def table_caption(seeds: str) -> str:
+    """What the table holds; the map's caption and the report's methods say more."""
+    return (
+        f"Between which lr the divergence rate passes one half ({seeds}), by isotonic regression, "
+        "with an exact 95 % interval that ends at lr that were tried. Both suppose that the rate "
+        "rises with lr."
+    )
+
+
 def boundary_table(analysis: Analysis, *, across: str | None) -> Table:
     """Every row of the map in words."""
     boundary = analysis.stability_boundary(across=across)
