@@ -64,6 +64,9 @@ def test_every_second_axis_has_its_map() -> None:
     assert list(named) == ["stability-map", "stability-map-depth"]
     assert named["stability-map"].title == "Where runs diverge, by width"
     assert "he depth=1 width=64: between 1e-3 and 1" in named["stability-map"].alt
+    # A grid's cells are chosen beforehand, and what all maps share is said once.
+    assert "earlier outcomes" not in named["stability-map"].caption
+    assert [module.LIMITS in figure.caption for figure in named.values()] == [True, False]
 
 
 def test_a_caption_states_n_rule_interval_and_rows_that_fall(analysis: Analysis) -> None:
@@ -81,7 +84,7 @@ def sampled() -> Analysis:
             "lr": {"low": 1e-4, "high": 1.0, "log": True},
             "weight_decay": {"low": 0.0, "high": 0.2},
         },
-        sampler={"name": "random", "cells": 40},
+        sampler={"name": "tpe", "cells": 40},
         pruner={"name": "median"},
     )
     rows = []
@@ -102,7 +105,7 @@ def test_a_sampled_study_is_drawn_as_points_at_its_lr() -> None:
     )
     chart = module.stability_map(one, across="weight_decay").to_dict()
     assert vl_convert.vegalite_to_svg(chart).count("circle") >= 40
-    json.dumps(chart, allow_nan=False)
+    assert '"zero"' not in json.dumps(chart, allow_nan=False), "log axes warn of it"
     (figure,) = (one for one in figures(one) if one.name == "stability-map")
     assert "leaves out where runs diverge" in figure.caption
     assert "Pruned runs count nowhere" in figure.caption
@@ -111,7 +114,7 @@ def test_a_sampled_study_is_drawn_as_points_at_its_lr() -> None:
 def test_the_table_says_what_the_map_shows(analysis: Analysis) -> None:
     (named,) = (one for one in tables(analysis) if one.name == "stability-boundary")
     assert named.table.columns[:2] == ("method", "σ²")
-    assert named.section == "loss" and "99 %" in named.caption
+    assert named.section == "loss" and "n = 3 seeds" in named.caption
     for words, row in zip(named.table.rows, named.frame.iter_rows(named=True), strict=True):
         assert words[0] == row["panel"] and words[4] == f"{row['diverged']}/{row['n']}"
         assert re.match(r"between \S+ and \S+$|above \S+$", words[2])

@@ -12,7 +12,7 @@ from wesar_sweep.analysis.lr_sensitivity import CAVEATS
 from wesar_sweep.analysis.paired import MIN_MARKED_SEEDS
 from wesar_sweep.config.space import Choices, Parameter, values
 from wesar_sweep.config.study import Study, SyntheticData, TextData
-from wesar_sweep.reports import boundary, effective_lr, replicates
+from wesar_sweep.reports import boundary, effective_lr, replicates, stability_map
 from wesar_sweep.reports.figure import bootstrap_words, divergence_words
 from wesar_sweep.stability.spikes import MIN_PAIRED_RUNS
 from wesar_sweep.store.beat import Beat
@@ -132,6 +132,7 @@ def methods_and_limits(analysis: Analysis) -> list[Fact]:
     counts = analysis.cells["n"].to_list()
     bootstrap = bootstrap_words(min(counts)) if counts else ""
     effective = f"{effective_lr.DEFINITION} {effective_lr.READING} {effective_lr.LIMITS}"
+    mapped = analysis.layout.axis == "lr" and stability_map.maps(analysis)
     return [
         (
             "Cell and n",
@@ -192,6 +193,7 @@ def methods_and_limits(analysis: Analysis) -> list[Fact]:
             "few seeds an lr that diverges now and then is often named, so the true limit may be "
             "lower.",
         ),
+        *([("Boundary of stability", stability_map.LIMITS)] if mapped else []),
         (
             "LR sensitivity",
             "Wortsman et al. 2023 (arXiv 2309.14322): mean over the lr grid of the capped loss "

@@ -77,8 +77,8 @@ def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTab
         found.append(
             NamedTable(
                 "stability-boundary",
-                f"{stability_map.LIMITS} {seeds_words(analysis)[0].upper()}"
-                f"{seeds_words(analysis)[1:]}. {divergence_words(analysis.study.divergence)}",
+                f"{stability_map.table_caption(seeds_words(analysis))} "
+                f"{divergence_words(analysis.study.divergence)}",
                 stability_map.boundary_table(analysis, across=across),
                 analysis.stability_boundary(across=across),
                 section="loss",

@@ -23,6 +23,9 @@ INK = "#1d2430"
 MIDDLE = "#6b7a90"
 """On the bare page, light or dark."""
 
+_HEEDLESS = ("grid", "random", "qmc")
+"""Samplers that choose what to try whatever came of it."""
+
 LIMITS = (
     "The boundary is where isotonic regression passes one half: that the rate rises with lr is "
     "assumed, its shape is not, so it lies between two lr that were tried and no point between is "
@@ -177,7 +180,7 @@ def _lr_axis(analysis: Analysis, axis: str, found: list[float]) -> _Across:
     log = analysis.layout.log
     pad = 1.25 if log else 1.02
     ends = (min(found) / pad, max(found) * pad)
-    scale = alt.Scale(type="log" if log else "linear", nice=False, zero=False, domain=list(ends))
+    scale = alt.Scale(type="log" if log else "linear", nice=False, domain=list(ends))
     ticks = log_ticks(*ends) if log else alt.Undefined
     labels = alt.Axis(values=ticks, labelExpr=label_expression(axis))
     return _Across(
@@ -270,18 +273,23 @@ def caption(analysis: Analysis, *, across: str | None, seeds: str) -> str:
         words = f"Each mark is a cell, shaded by its rate of divergence ({seeds})."
         searched = [k for k in searched_knobs(analysis.study) if k not in ("method", layout.axis)]
         others = [axis_title(knob) for knob in searched if knob != across]
-        words += " Cells were sampled" + (f", and {', '.join(others)} pooled" if others else "")
-        words += ": a sampler that seeks low losses leaves out where runs diverge, and no longer "
-        words += "fixes beforehand what is tried, so that intervals promise less than they say."
+        words += f" Over {', '.join(others)} cells are pooled." if others else ""
+    if analysis.study.sampler.name not in _HEEDLESS:
+        words += (
+            " Where runs are was chosen by earlier outcomes, not beforehand: a sampler that seeks "
+            "low losses leaves out where runs diverge, and intervals promise less than they say."
+        )
     if analysis.study.pruner is not None:
         words += " Pruned runs count nowhere, and more of those may have been about to diverge."
     boundary = analysis.stability_boundary(across=across)
     if boundary.is_empty():
         return words
+    second = second_axes(analysis.study, layout) or (None,)
     between = "bar" if layout.gridded else "box"
     words += (
         f" The thick {between} is where half of the runs diverge, the line below it its 95 % "
-        f"interval, open where it has no end. {LIMITS}"
+        f"interval, open where it has no end. "
+        f"{LIMITS if across == second[0] else 'More is said of them under the map before.'}"
     )
     broken = boundary.filter(pl.col("fall_from_lr").is_not_null())
     if broken.height:
@@ -303,6 +311,15 @@ def alt_text(analysis: Analysis, *, across: str | None) -> str:
     )
     words = f"Map of the divergence rate over {axis} and {what}: {k} of {n} runs diverged."
     return f"{words} Half of the runs diverge at lr, {told}." if told else words
+
+
+def table_caption(seeds: str) -> str:
+    """What the table holds; the map's caption and the report's methods say more."""
+    return (
+        f"Between which lr the divergence rate passes one half ({seeds}), by isotonic regression, "
+        "with an exact 95 % interval that ends at lr that were tried. Both suppose that the rate "
+        "rises with lr."
+    )
 
 
 def boundary_table(analysis: Analysis, *, across: str | None) -> Table:
