@@ -12,6 +12,7 @@ from wesar_sweep.analysis.axes import Axes, axes, expected_series
 from wesar_sweep.analysis.basin import TOLERANCE, basin_width
 from wesar_sweep.analysis.cells import cells, ranked
 from wesar_sweep.analysis.completeness import Completeness, completeness
+from wesar_sweep.analysis.evaluation_sets import best_evaluations
 from wesar_sweep.analysis.lr_curves import SeriesLosses, lr_curves, seed_points, series_losses
 from wesar_sweep.analysis.lr_sensitivity import lr_sensitivity
 from wesar_sweep.analysis.paired import (
@@ -26,6 +27,7 @@ from wesar_sweep.analysis.run_spikes import RunSpikes, run_spikes
 from wesar_sweep.analysis.sizes import sizes
 from wesar_sweep.analysis.spike_statistics import spike_statistics, worst_spikes
 from wesar_sweep.analysis.stable_lr import largest_stable_lr
+from wesar_sweep.analysis.step_time import trained_one_at_a_time
 from wesar_sweep.analysis.verdict import Verdict, verdict
 from wesar_sweep.config.load import load_study
 from wesar_sweep.config.study import Study
@@ -47,6 +49,8 @@ class Analysis:
     """By (trial, seed); figures that need curves are null for runs without one."""
     unreadable: tuple[str, ...] = ()
     """What was wrong with curve files that could not be read."""
+    one_at_a_time: bool = False
+    """Whether it is known that no run shared its steps with others, so that they have a time."""
 
     @classmethod
     def read(cls, directory: StudyDirectory, *, study: Study | None = None) -> Analysis:
@@ -70,7 +74,8 @@ class Analysis:
                     curves[trial, seed] = read_curve(directory, trial, seed)
                 except StoreError as error:
                     unreadable.append(str(error))
-        return cls(study, outcomes, curves, tuple(unreadable))
+        alone = trained_one_at_a_time(directory, outcomes)
+        return cls(study, outcomes, curves, tuple(unreadable), one_at_a_time=alone)
 
     @cached_property
     def layout(self) -> Axes:
@@ -176,6 +181,12 @@ class Analysis:
         """Best lr and basin width at every size; empty where the study searches none beside lr."""
         basins = self.basin_width()
         return sizes(self._lr_series, basins, self.cells, study=self.study, layout=self.layout)
+
+    @cached_property
+    def best_evaluations(self) -> pl.DataFrame:
+        """Each line's best cell at each size, on every evaluation set."""
+        outcomes, cells = self.raw_outcomes, self.cells
+        return best_evaluations(outcomes, cells, study=self.study, layout=self.layout)
 
     @cached_property
     def best_cells(self) -> pl.DataFrame:

@@ -9,6 +9,7 @@ from wesar_sweep.analysis.axes import axis_title, format_value
 from wesar_sweep.analysis.cells import one_cell_a_place
 from wesar_sweep.reports.figure import interval_words, seeds_words
 from wesar_sweep.reports.named_table import NamedTable
+from wesar_sweep.reports.paper_tables import paper_tables
 from wesar_sweep.reports.size_figures import size_tables
 from wesar_sweep.reports.spike_figures import spike_tables
 from wesar_sweep.reports.tables import (
@@ -64,7 +65,7 @@ def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTab
     if not analysis.outcomes.is_empty():
         caption = "Every run and how it ended."
         found.append(NamedTable("runs", caption, all_runs_table(analysis), analysis.outcomes))
-    return [*found, *spike_tables(analysis), *size_tables(analysis)]
+    return [*found, *spike_tables(analysis), *size_tables(analysis), *paper_tables(analysis)]
 
 
 def paper_table(analysis: Analysis, grid: Matrix, *, metric: Metric) -> Table:
