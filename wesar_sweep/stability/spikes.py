@@ -150,10 +150,11 @@ def find_paired_spikes(
 
 
 def _spikes(values_S: Series, rule: Spikes) -> Iterator[Spike]:
-    median_S, mad_S = _trailing_statistics(values_S, window=rule.window)
+    places = np.flatnonzero(_may_be_high(values_S, rule))
+    median_S, mad_S = _trailing_statistics(values_S, places, window=rule.window)
     with np.errstate(invalid="ignore"):
         jump_S = values_S - median_S
-        # NaN, where there is too little history, compares false.
+        # NaN, where there is too little history or no need to know, compares false.
         high_S = jump_S > np.maximum(rule.min_jump, rule.z * ROBUST_SIGMA * mad_S)
     high_S |= ~np.isfinite(values_S)
     starts = np.flatnonzero(high_S & ~np.concatenate([[False], high_S[:-1]]))
@@ -183,24 +184,59 @@ def _spikes(values_S: Series, rule: Spikes) -> Iterator[Spike]:
         )
 
 
-def _trailing_statistics(values_S: Series, *, window: int) -> tuple[Series, Series]:
-    """Median and MAD of the last `window` finite values before each step; NaN without history."""
+def _may_be_high(values_S: Series, rule: Spikes) -> NDArray[np.bool_]:
+    """The steps that may be high: at all others the loss is too near a bound below the median.
+
+    A report looks at a thousand curves, and nearly no step of them is high: a median of every
+    window would take most of its time. The k-th smallest of a stretch is a bound below the k-th
+    smallest of every window inside it, so one bound does for many steps.
+    """
     finite_S = np.isfinite(values_S)
     finite = values_S[finite_S]
-    # By number of finite values before: entry n is of finite[max(0, n - window) : n].
-    median = np.full(len(finite) + 1, np.nan)
-    mad = np.full(len(finite) + 1, np.nan)
-    for count in range(MIN_HISTORY, min(window, len(finite) + 1)):
-        median[count] = np.median(finite[:count])
-        mad[count] = np.median(np.abs(finite[:count] - median[count]))
+    window, block = rule.window, max(1, rule.window // 2)
+    # By number of finite values before, as in `_trailing_statistics`.
+    below = np.minimum.accumulate(np.concatenate([[np.inf], finite]))
+    if (count := len(finite) + 1 - window) > 0:
+        blocks = -(-count // block)
+        length = window + block - 1
+        padded = np.pad(
+            finite, (0, max(0, (blocks - 1) * block + length - len(finite))), constant_values=np.inf
+        )
+        stretches = sliding_window_view(padded, length)[: blocks * block : block]
+        middle = (window - 1) // 2
+        bound = np.partition(stretches, middle, axis=1)[:, middle]
+        below[window:] = np.repeat(bound, block)[:count]
+    before_S: NDArray[np.int64] = np.cumsum(finite_S) - finite_S
+    with np.errstate(invalid="ignore"):
+        found: NDArray[np.bool_] = ~finite_S | (values_S - below[before_S] > rule.min_jump)
+    return found
+
+
+def _trailing_statistics(
+    values_S: Series, places: NDArray[np.int64], *, window: int
+) -> tuple[Series, Series]:
+    """Median and MAD of the last `window` finite values before some steps; NaN at all others.
+
+    NaN without history too.
+    """
+    finite_S = np.isfinite(values_S)
+    finite = values_S[finite_S]
+    # So many finite values stand before each place.
+    before: NDArray[np.int64] = (np.cumsum(finite_S) - finite_S)[places]
+    median_S, mad_S = np.full((2, len(values_S)), np.nan)
+    for count in np.unique(before[(before >= MIN_HISTORY) & (before < window)]).tolist():
+        at = places[before == count]
+        median = np.median(finite[:count])
+        median_S[at], mad_S[at] = median, np.median(np.abs(finite[:count] - median))
     if len(finite) >= window:
         # Blocks keep the copies that a median makes to a few megabytes, however long the curve.
         block = max(1, 500_000 // window)
         windows = sliding_window_view(finite, window)
-        for first in range(0, len(windows), block):
-            part = windows[first : first + block]
-            at = slice(first + window, first + window + len(part))
-            median[at] = np.median(part, axis=1)
-            mad[at] = np.median(np.abs(part - median[at, None]), axis=1)
-    before_S: NDArray[np.int64] = np.cumsum(finite_S) - finite_S
-    return median[before_S], mad[before_S]
+        whole = np.flatnonzero(before >= window)
+        for first in range(0, len(whole), block):
+            some = whole[first : first + block]
+            part = windows[before[some] - window]
+            median_B = np.median(part, axis=1)
+            median_S[places[some]] = median_B
+            mad_S[places[some]] = np.median(np.abs(part - median_B[:, None]), axis=1)
+    return median_S, mad_S
