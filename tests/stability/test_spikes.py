@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 
 import numpy as np
@@ -183,3 +184,49 @@ def test_shapes_are_checked() -> None:
         paired_excess(planted()[0])
     assert find_paired_spikes(np.zeros((0, 10)), RULE) == []
     assert find_paired_spikes(np.zeros((6, 0)), RULE) == [None] * 6
+
+
+def spikes_by_the_words(loss: np.ndarray, rule: Spikes) -> list[Spike]:
+    """Rule v1 as its module words it, step by step, by the standard library alone."""
+    past: list[float] = []
+    high, median, mad = [], [], []
+    for value in loss.tolist():
+        window = past[-rule.window :]
+        middle = statistics.median(window) if len(window) >= 8 else math.nan
+        spread = statistics.median([abs(v - middle) for v in window]) if window else math.nan
+        limit = max(rule.min_jump, rule.z * 1.4826 * spread)
+        high.append(not math.isfinite(value) or value - middle > limit)
+        median.append(middle)
+        mad.append(spread)
+        if math.isfinite(value):
+            past.append(value)
+    found: list[Spike] = []
+    free = 0
+    for start in range(len(loss)):
+        if not high[start] or (start and high[start - 1]) or start < free:
+            continue
+        level = median[start] + 1.4826 * mad[start]
+        after = range(start + 1, len(loss))
+        back = [
+            s for s in after if loss[s] <= level or (math.isnan(level) and np.isfinite(loss[s]))
+        ]
+        free = min([*back[:1], start + rule.window, len(loss)])
+        shown = [v if math.isfinite(v) else math.inf for v in loss[start:free].tolist()]
+        peak = start + shown.index(max(shown))
+        height = loss[peak] - median[start] if math.isfinite(loss[peak]) else math.inf
+        found.append(Spike(start, peak, height, back[0] - start if back else None))
+    return found
+
+
+@pytest.mark.parametrize("window", [8, 31, 64])
+@pytest.mark.parametrize("seed", range(4))
+def test_spikes_are_those_of_the_rules_words(window: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rule = Spikes(window=window, z=3.0, min_jump=0.05)
+    # Heavy tails and a level that moves: many steps near the limit, on both sides of it.
+    loss = 3 + 0.05 * rng.standard_t(2, 700) + 0.3 * np.cumsum(rng.normal(0, 0.03, 700))
+    loss[rng.integers(0, 700, 6)] = math.nan
+    loss[3], loss[500:503] = math.inf, math.inf
+    wanted = spikes_by_the_words(loss, rule)
+    assert len(wanted) > 5
+    assert find_spikes(loss, rule) == wanted

@@ -14,6 +14,7 @@ from wesar_sweep.analysis.boundary import boundaries
 from wesar_sweep.analysis.cells import cells, ranked
 from wesar_sweep.analysis.completeness import Completeness, completeness
 from wesar_sweep.analysis.cost import Accounts, Cost
+from wesar_sweep.analysis.evaluation_sets import best_evaluations
 from wesar_sweep.analysis.importance import importance
 from wesar_sweep.analysis.lr_curves import SeriesLosses, lr_curves, seed_points, series_losses
 from wesar_sweep.analysis.lr_sensitivity import lr_sensitivity
@@ -37,6 +38,7 @@ from wesar_sweep.analysis.stability_boundary import (
     stability_cells,
 )
 from wesar_sweep.analysis.stable_lr import largest_stable_lr
+from wesar_sweep.analysis.step_time import trained_one_at_a_time
 from wesar_sweep.analysis.verdict import Verdict, verdict
 from wesar_sweep.config.load import load_study
 from wesar_sweep.config.study import Study
@@ -60,6 +62,8 @@ class Analysis:
     """What was wrong with curve files that could not be read."""
     accounts: Accounts = field(default_factory=Accounts)
     """What workers and driver wrote down of the cost; empty for a study in memory."""
+    one_at_a_time: bool = False
+    """Whether it is known that no run shared its steps with others, so that they have a time."""
 
     @classmethod
     def read(cls, directory: StudyDirectory, *, study: Study | None = None) -> Analysis:
@@ -83,7 +87,14 @@ class Analysis:
                     curves[trial, seed] = read_curve(directory, trial, seed)
                 except StoreError as error:
                     unreadable.append(str(error))
-        return cls(study, outcomes, curves, tuple(unreadable), Accounts.read(directory))
+        return cls(
+            study,
+            outcomes,
+            curves,
+            tuple(unreadable),
+            Accounts.read(directory),
+            one_at_a_time=trained_one_at_a_time(directory, outcomes),
+        )
 
     @cached_property
     def layout(self) -> Axes:
@@ -232,6 +243,12 @@ class Analysis:
         """Best lr and basin width at every size; empty where the study searches none beside lr."""
         basins = self.basin_width()
         return sizes(self._lr_series, basins, self.cells, study=self.study, layout=self.layout)
+
+    @cached_property
+    def best_evaluations(self) -> pl.DataFrame:
+        """Each line's best cell at each size, on every evaluation set."""
+        outcomes, cells = self.raw_outcomes, self.cells
+        return best_evaluations(outcomes, cells, study=self.study, layout=self.layout)
 
     @cached_property
     def best_cells(self) -> pl.DataFrame:

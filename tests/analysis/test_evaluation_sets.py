@@ -1,0 +1,110 @@
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from invented_study import invent, lr_study, write_study
+
+from wesar_sweep.analysis import Analysis
+from wesar_sweep.analysis.intervals import bootstrap_mean
+from wesar_sweep.analysis.step_time import relative_step_time
+from wesar_sweep.store.beat import Beat, write_beat
+from wesar_sweep.store.frames import outcomes_frame
+from wesar_sweep.store.spent import Spent, write_spent
+
+SIZED = {"width": [16, 32], "method": ["he", "wesar"], "lr": [1e-3, 3e-3]}
+
+
+def measured(**changes: Any) -> Analysis:
+    """Two sizes and methods whose losses are known, evaluated on one more set."""
+    study = lr_study(space=SIZED, replicates=3)
+    rows = []
+    for row in invent(study, with_curves=False)[0]:
+        knobs = row.hyperparameters
+        loss = 2 + (knobs["lr"] == 1e-3) + 0.5 * (knobs["width"] == 16) + 0.1 * row.seed  # type: ignore[operator]
+        rows.append(
+            replace(
+                row,
+                status="completed",
+                val_loss=loss,
+                init_loss=5.0,
+                evaluations={"novels": loss + 0.25},
+            )
+        )
+    if changes:
+        rows = [replace(row, **changes[f"t{row.trial}s{row.seed}"])
+                if f"t{row.trial}s{row.seed}" in changes else row for row in rows]  # fmt: skip
+    return Analysis(study, outcomes_frame(rows))
+
+
+def test_each_line_is_at_its_best_lr_at_every_size_on_every_set() -> None:
+    found = measured().best_evaluations
+    assert found.height == 2 * 2 * 2
+    assert set(found["lr"]) == {3e-3} and set(found["n"]) == {3}
+    for row in found.iter_rows(named=True):
+        losses = np.array([2.0, 2.1, 2.2]) + 0.5 * (row["width"] == 16)
+        losses += 0.25 * (row["evaluation"] == "novels")
+        assert row["loss"] == pytest.approx(losses.mean())
+        assert row["ppl"] == pytest.approx(math.exp(losses.mean()))
+        spread = bootstrap_mean(losses)
+        assert spread is not None and row["ppl_low"] == pytest.approx(math.exp(spread.low))
+    validation = found.filter(evaluation="validation")
+    cells = measured().cells
+    for row in validation.iter_rows(named=True):
+        assert row["ppl"] == pytest.approx(cells.filter(trial=row["trial"])["ppl"][0], rel=1e-12)
+
+
+def test_a_diverged_run_counts_at_its_initial_loss_on_every_set() -> None:
+    trial = int(measured().best_evaluations["trial"][0])
+    lost = {"status": "diverged", "val_loss": math.nan, "evaluations": {}}
+    found = measured(**{f"t{trial}s1": lost}).best_evaluations.filter(trial=trial)
+    start = found["width"][0] == 16
+    assert set(found["diverged"]) == {1} and set(found["n"]) == {3}
+    for row, more in zip(found.iter_rows(named=True), (0.0, 0.25), strict=True):
+        kept = np.array([2.0, 2.2]) + 0.5 * start + more
+        assert row["loss"] == pytest.approx((kept.sum() + 5.0) / 3)
+
+
+def test_a_set_on_which_a_completed_run_was_not_evaluated_has_no_figure() -> None:
+    trial = int(measured().best_evaluations["trial"][0])
+    part = measured(**{f"t{trial}s1": {"evaluations": {}}}).best_evaluations.filter(trial=trial)
+    assert part.filter(evaluation="novels")["ppl"].to_list() == [None]
+    assert part.filter(evaluation="validation")["ppl"][0] > 1
+
+
+def test_step_time_is_the_ratio_of_medians_seed_by_seed() -> None:
+    frame = pl.DataFrame(
+        {
+            "trial": [0, 0, 1, 1, 2, 2, 3, 3],
+            "seed": [0, 1] * 4,
+            "status": ["completed"] * 7 + ["diverged"],
+            "steps_trained": [100] * 7 + [1],
+            "seconds": [10.0, 20.0, 14.0, 24.0, 15.0, 33.0, 15.0, 999.0],
+        }
+    )
+    # Seed 0: the median of 0.15 and 0.15 over that of 0.10 and 0.14; seed 1: 0.33 over 0.22.
+    found = relative_step_time(frame, [2, 3], [0, 1])
+    assert found is not None
+    value, spread = found
+    assert value == pytest.approx((0.15 / 0.12 + 0.33 / 0.22) / 2)
+    assert spread is not None and spread.low == pytest.approx(1.25) and spread.high > value
+    assert relative_step_time(frame.filter(status="failed"), [2], [0]) is None
+
+
+@pytest.mark.parametrize(
+    ("slots", "lived", "alone"), [(1, 3.0 * 24, True), (4, 3.0 * 24, False), (1, 40.0, False)]
+)
+def test_a_step_time_is_known_only_of_runs_one_at_a_time(
+    tmp_path: Path, slots: int, lived: float, alone: bool
+) -> None:
+    study = lr_study(space=SIZED, replicates=3)
+    outcomes, _ = invent(study, with_curves=False)
+    assert sum(row.seconds for row in outcomes) == 3.0 * 24
+    directory = write_study(tmp_path, study, outcomes, {})
+    assert not Analysis.read(directory).one_at_a_time, "nothing is known of its workers"
+    write_beat(directory, beat=Beat(worker="w0", pid=1, host="box", slot_count=slots))
+    write_spent(directory, worker="w0", spent=Spent(device_seconds=lived))
+    assert Analysis.read(directory).one_at_a_time is alone
