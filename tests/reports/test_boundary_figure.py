@@ -30,7 +30,7 @@ def test_the_figure_holds_every_value_that_was_tried(searched: Analysis) -> None
     lost = sum(int(row["words"].partition("/")[0]) for row in marks)
     assert lost == (searched.raw_outcomes["status"] == "diverged").sum()
     assert f"{runs} runs in all" in figure.caption
-    assert "3 seeds of its own a value" in figure.caption and "rule v1" in figure.caption
+    assert "with 3 seeds of its own" in figure.caption and "rule v1" in figure.caption
     assert "he " in figure.alt and "above the largest value" in figure.alt
 
 

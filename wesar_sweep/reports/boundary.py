@@ -40,7 +40,9 @@ def boundary_chart(analysis: Analysis) -> Chart:
     known = [*search.values, *(row[end] for row in intervals for end in ("from", "to"))]
     known += [row["outside"] for row in beyond]
     ends = [min(known), max(known)]
-    scale = alt.Scale(type="log" if search.log else "linear", nice=False, zero=False, domain=ends)
+    # Vega warns of `zero` on a logarithmic scale.
+    kind: dict[str, Any] = {"type": "log"} if search.log else {"type": "linear", "zero": False}
+    scale = alt.Scale(**kind, nice=False, domain=ends)
     title = axis_title(search.along)
     x: dict[str, Any] = {"scale": scale, "title": title}
     ticks = alt.Axis(**_ticks(search, ends))
@@ -120,9 +122,9 @@ def caption(analysis: Analysis) -> str:
     return (
         "The line is the boundary, where half of the seeds diverge; the bar its 95 % interval "
         "(credible, of a logistic rate); an arrow a boundary beyond the values. "
-        f"{study.least_replicates} seeds of its own a value, {runs} runs in all. Each mark is a "
-        "value that was tried, darker where more of its seeds diverged. A series ends when its "
-        f"interval is at most {search.resolution:.3g} {unit} wide, or after {search.most} values. "
+        f"Each mark is a value that was tried with {study.least_replicates} seeds of its own, more "
+        f"orange where more of them diverged: {runs} runs in all. A series ends when its interval "
+        f"is at most {search.resolution:.3g} {unit} wide, or after {search.most} values. "
         f"{saving(analysis)}"
     )
 
