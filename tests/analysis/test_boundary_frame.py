@@ -68,9 +68,9 @@ def test_while_it_goes_on_it_says_so(searched: Analysis) -> None:
 
 def test_the_verdict_names_the_highest_and_the_lowest(searched: Analysis) -> None:
     words = searched.verdict.stable
-    assert words.startswith("Highest lr at which half of the seeds diverge: ")
-    assert "for he (95 % interval)" in words and "for small" in words
-    assert "do not overlap" in words
+    assert words.startswith("Highest lr at which half of the seeds diverge: he, ")
+    assert "; lowest: small, " in words
+    assert "Their 95 % intervals do not overlap" in words
     runs = searched.raw_outcomes.height
     assert f"{runs} runs for 2 boundaries (a grid of the same resolution: 102)" in words
 

@@ -255,7 +255,7 @@ CASES = [
         LR + "sampler: {name: grid}\n",
         "study.yaml:3:10: sampler: expected a mapping, found text\n"
         "    value: grid\n"
-        "    allowed: a mapping with the keys name, cells, seed, options\n"
+        "    allowed: a mapping with the keys name, along, cells, seed, options\n"
         "    hint: write {name: grid}",
     ),
     (
@@ -264,7 +264,7 @@ CASES = [
         LR + "sampler: {name: tpe, cells: 9}\n",
         "study.yaml:3:17: sampler.name: this is not one of the allowed values\n"
         "    value: bayes\n"
-        "    allowed: grid, random, tpe, qmc, cmaes, gp, nsga2",
+        "    allowed: grid, boundary, random, tpe, qmc, cmaes, gp, nsga2",
     ),
     (
         "unknown data source",

@@ -22,14 +22,15 @@ def test_the_figure_holds_every_value_that_was_tried(searched: Analysis) -> None
     (figure,) = [one for one in figures(searched) if one.name == "boundary"]
     assert figure.section == "loss"
     spec = figure.chart.to_dict()
-    bars, marks, _ = (spec["datasets"][layer["data"]["name"]] for layer in spec["layer"])
-    assert {row["series"] for row in bars} == {"he", "small", "xavier"}
+    bars, marks, _, arrows = (spec["datasets"][part["data"]["name"]] for part in spec["layer"])
+    assert {row["series"] for row in bars} == {"he", "small"}
+    assert [(row["series"], row["way"]) for row in arrows] == [("xavier", "triangle-right")]
     runs = sum(int(row["words"].partition("/")[2]) for row in marks)
     assert runs == searched.raw_outcomes.height
     lost = sum(int(row["words"].partition("/")[0]) for row in marks)
     assert lost == (searched.raw_outcomes["status"] == "diverged").sum()
     assert f"{runs} runs in all" in figure.caption
-    assert "3 seeds of its own a value" in figure.caption and "rule v1" in figure.caption
+    assert "with 3 seeds of its own" in figure.caption and "rule v1" in figure.caption
     assert "he " in figure.alt and "above the largest value" in figure.alt
 
 

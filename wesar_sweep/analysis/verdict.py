@@ -11,6 +11,7 @@ from wesar_sweep.analysis.axes import Axes, axis_title, format_value, searched_k
 from wesar_sweep.analysis.intervals import CONFIDENCE, bootstrap_coverage_bound, wilson
 from wesar_sweep.analysis.paired import MIN_MARKED_SEEDS, Ties
 from wesar_sweep.config.study import Study
+from wesar_sweep.stability.boundary import BEYOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,12 +253,9 @@ def boundary_words(row: Mapping[str, object]) -> str:
         format_value(row[name], knob=knob, digits=2)  # type: ignore[arg-type]
         for name in ("boundary", "low", "high")
     )
-    if row["ended"] in _BEYOND:
+    if row["ended"] in BEYOND:
         return str(row["ended"])
     return f"{median} ({low} to {high})"
-
-
-_BEYOND = ("above the largest value", "below the least value")
 
 
 def _boundary(boundary: pl.DataFrame, *, so_far: str) -> str:
@@ -267,12 +265,14 @@ def _boundary(boundary: pl.DataFrame, *, so_far: str) -> str:
     top, last = known.row(0, named=True), known.row(-1, named=True)
     along = axis_title(str(top["along"]))
     runs, grid = int(known["runs"].sum()), int(known["grid_runs"].sum())
-    text = f"Highest {along} at which half of the seeds diverge{so_far}: {boundary_words(top)} for "
-    text += f"{top['series']} (95 % interval)"
+    text = f"Highest {along} at which half of the seeds diverge{so_far}: {top['series']}, "
+    text += f"{boundary_words(top)}"
     if known.height > 1:
-        text += f"; the lowest {boundary_words(last)} for {last['series']}"
+        text += f"; lowest: {last['series']}, {boundary_words(last)}"
         apart = last["high"] < top["low"]
-        text += f". Their intervals {'do not overlap' if apart else 'overlap'}"
+        text += f". Their 95 % intervals {'do not overlap' if apart else 'overlap'}"
+    elif top["ended"] not in BEYOND:
+        text += ", 95 % interval"
     saved = f" (a grid of the same resolution: {grid})" if runs < grid else ""
     return f"{text}. {_count(runs, 'run')} for {known.height} boundaries{saved}."
 

@@ -17,6 +17,7 @@ from wesar_sweep.config.boundary import BoundarySearch, boundary_search
 from wesar_sweep.reports.drawing import IS_SHOWN, Chart, finish, inline, rounded, tooltips
 from wesar_sweep.reports.tables import Table
 from wesar_sweep.reports.theme import ROLE_COLOURS
+from wesar_sweep.stability.boundary import BEYOND
 
 _FIT = alt.AutoSizeParams(type="fit", contains="padding")
 
@@ -32,11 +33,16 @@ def boundary_chart(analysis: Analysis) -> Chart:
     """Every series a row: the boundary with its interval, and each value that was tried."""
     search = searched(analysis)
     names = [row["series"] for row in _drawn(analysis).iter_rows(named=True)]
-    intervals = rounded(_intervals(analysis))
+    every = rounded(_intervals(analysis))
+    intervals = [row for row in every if row["ended"] not in BEYOND]
+    beyond = [_arrow(row, search) for row in every if row["ended"] in BEYOND]
     tried = rounded(_tried(analysis, search, names))
     known = [*search.values, *(row[end] for row in intervals for end in ("from", "to"))]
+    known += [row["outside"] for row in beyond]
     ends = [min(known), max(known)]
-    scale = alt.Scale(type="log" if search.log else "linear", nice=False, zero=False, domain=ends)
+    # Vega warns of `zero` on a logarithmic scale.
+    kind: dict[str, Any] = {"type": "log"} if search.log else {"type": "linear", "zero": False}
+    scale = alt.Scale(**kind, nice=False, domain=ends)
     title = axis_title(search.along)
     x: dict[str, Any] = {"scale": scale, "title": title}
     ticks = alt.Axis(**_ticks(search, ends))
@@ -73,8 +79,19 @@ def boundary_chart(analysis: Analysis) -> Chart:
             ),
         )
     )
+    arrow = (
+        alt.Chart(inline(beyond))
+        .transform_filter(IS_SHOWN)
+        .mark_point(filled=True, size=160, opacity=1, color=ROLE_COLOURS["u"])
+        .encode(
+            x=alt.X("at:Q", axis=ticks, **x),
+            y=y,
+            shape=alt.Shape("way:N", scale=None, legend=None),
+            tooltip=tip,
+        )
+    )
     height = 34 * max(len(names), 1) + 90
-    chart = alt.layer(bar, marks, tick).properties(width=640, height=height, autosize=_FIT)
+    chart = alt.layer(bar, marks, tick, arrow).properties(width=640, height=height, autosize=_FIT)
     return finish(chart)
 
 
@@ -103,11 +120,12 @@ def caption(analysis: Analysis) -> str:
     runs = int(analysis.boundary["runs"].sum())
     unit = "decades" if search.log else f"of {axis_title(search.along)}"
     return (
-        f"The line is the boundary, where half of the seeds diverge; the bar its 95 % interval "
-        f"(credible, of a logistic rate); {study.least_replicates} seeds of its own a value, "
-        f"{runs} runs in all. Each mark is a value that was tried, darker where more of its seeds "
-        f"diverged. A series ends when its interval is at most {search.resolution:g} {unit} wide, "
-        f"or after {search.most} values. {saving(analysis)}"
+        "The line is the boundary, where half of the seeds diverge; the bar its 95 % interval "
+        "(credible, of a logistic rate); an arrow a boundary beyond the values. "
+        f"Each mark is a value that was tried with {study.least_replicates} seeds of its own, more "
+        f"orange where more of them diverged: {runs} runs in all. A series ends when its interval "
+        f"is at most {search.resolution:.3g} {unit} wide, or after {search.most} values. "
+        f"{saving(analysis)}"
     )
 
 
@@ -227,6 +245,16 @@ def _intervals(analysis: Analysis) -> list[dict[str, Any]]:
         }
         for row in _drawn(analysis).iter_rows(named=True)
     ]
+
+
+def _arrow(row: dict[str, Any], search: BoundarySearch) -> dict[str, Any]:
+    """A boundary beyond the values, as an arrow outside of them: no run says how far it is."""
+    first, last = (search.place(value) for value in (search.values[0], search.values[-1]))
+    below = row["ended"] == BEYOND[0]
+    aside = 0.025 * (last - first)
+    at, outside = (search.value(first - far if below else last + far) for far in (aside, 2 * aside))
+    way = "triangle-left" if below else "triangle-right"
+    return {**row, "at": at, "outside": outside, "way": way}
 
 
 def _tried(analysis: Analysis, search: BoundarySearch, names: list[str]) -> list[dict[str, Any]]:

@@ -33,6 +33,9 @@ CONFIDENCE = 0.95
 ODD = 0.02
 """Share of results that are the other way round, wherever the boundary is."""
 
+BEYOND = ("below the least value", "above the largest value")
+"""How a search ends that finds no boundary among its values."""
+
 _BEYOND = 0.25
 """How far beyond the ends the boundary may be, as a share of their distance."""
 _SLOPES = 9
@@ -109,9 +112,9 @@ def known(tried: tuple[Tried, ...], scale: Scale) -> Known:
     if high - low <= scale.resolution:
         ended = "narrow enough"
     elif above > 1 - tail:
-        ended = "above the largest value"
+        ended = BEYOND[1]
     elif below > 1 - tail:
-        ended = "below the least value"
+        ended = BEYOND[0]
     elif len(tried) >= scale.most:
         ended = f"{scale.most} cells, the most allowed"
     return Known(median, low, high, below, above, ended)
