@@ -166,6 +166,16 @@ def test_a_layer_can_be_chosen_and_the_middle_one_is_first(analysis: Analysis) -
         probe_charts.update_ratios_of_a_layer(analysis, layer=7)
 
 
+def test_what_is_not_there_cannot_be_chosen(analysis: Analysis) -> None:
+    assert (
+        chosen(paper_charts.loss_together(analysis, at="lr 1e-3"), "setting")["value"] == "lr 1e-3"
+    )
+    with pytest.raises(ValueError, match=r"lr 1e-4, .*, not lr 7"):
+        paper_charts.loss_together(analysis, at="lr 7")
+    with pytest.raises(ValueError, match=r"\[999\] have no counted run"):
+        paper_charts.loss_and_update_ratios(analysis, trials=[0, 999])
+
+
 def test_a_study_without_probes_has_losses_alone() -> None:
     study = lr_study(space={"method": ["he"], "lr": [1e-3, 3e-3]}, probes={"every": None})
     outcomes, curves = invent(study)
