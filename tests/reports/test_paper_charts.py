@@ -12,6 +12,7 @@ from invented_study import invent, lr_study
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.reports import paper_charts, probe_charts
 from wesar_sweep.reports.chosen_runs import AT_BEST, settings
+from wesar_sweep.reports.figures import figures
 from wesar_sweep.store.frames import outcomes_frame
 
 Rows = list[dict[str, Any]]
@@ -180,8 +181,20 @@ def test_a_study_without_probes_has_losses_alone() -> None:
     study = lr_study(space={"method": ["he"], "lr": [1e-3, 3e-3]}, probes={"every": None})
     outcomes, curves = invent(study)
     bare = {key: replace(curve, probes={}, probe_axes={}) for key, curve in curves.items()}
-    from wesar_sweep.reports.figures import figures
-
     names = [figure.name for figure in figures(Analysis(study, outcomes_frame(outcomes), bare))]
     assert "loss-together" in names
     assert not {"loss-and-update-ratios", "update-ratios-of-a-layer", "norms"} & set(names)
+
+
+def test_a_sampled_study_is_shown_at_its_best_alone() -> None:
+    study = lr_study(
+        space={"method": ["he", "wesar"], "lr": {"low": 1e-4, "high": 1e-1, "log": True}},
+        sampler={"name": "tpe", "cells": 6},
+    )
+    cells = [{"method": m, "lr": lr} for m in ("he", "wesar") for lr in (1.2e-3, 2.5e-3, 1.1e-2)]
+    outcomes, curves = invent(study, cells)
+    found = Analysis(study, outcomes_frame(outcomes), curves)
+    assert [option.name for option in settings(found)] == [AT_BEST]
+    assert "bind" not in chosen(paper_charts.loss_together(found), "setting")
+    names = {figure.name for figure in figures(found)}
+    assert {"loss-and-update-ratios", "loss-together", "update-ratios-of-a-layer"} <= names
