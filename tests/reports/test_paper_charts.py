@@ -12,6 +12,7 @@ from invented_study import invent, lr_study
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.reports import paper_charts, probe_charts
 from wesar_sweep.reports.chosen_runs import AT_BEST, settings
+from wesar_sweep.reports.figures import figures
 from wesar_sweep.store.frames import outcomes_frame
 
 Rows = list[dict[str, Any]]
@@ -166,12 +167,34 @@ def test_a_layer_can_be_chosen_and_the_middle_one_is_first(analysis: Analysis) -
         probe_charts.update_ratios_of_a_layer(analysis, layer=7)
 
 
+def test_what_is_not_there_cannot_be_chosen(analysis: Analysis) -> None:
+    assert (
+        chosen(paper_charts.loss_together(analysis, at="lr 1e-3"), "setting")["value"] == "lr 1e-3"
+    )
+    with pytest.raises(ValueError, match=r"lr 1e-4, .*, not lr 7"):
+        paper_charts.loss_together(analysis, at="lr 7")
+    with pytest.raises(ValueError, match=r"\[999\] have no counted run"):
+        paper_charts.loss_and_update_ratios(analysis, trials=[0, 999])
+
+
 def test_a_study_without_probes_has_losses_alone() -> None:
     study = lr_study(space={"method": ["he"], "lr": [1e-3, 3e-3]}, probes={"every": None})
     outcomes, curves = invent(study)
     bare = {key: replace(curve, probes={}, probe_axes={}) for key, curve in curves.items()}
-    from wesar_sweep.reports.figures import figures
-
     names = [figure.name for figure in figures(Analysis(study, outcomes_frame(outcomes), bare))]
     assert "loss-together" in names
     assert not {"loss-and-update-ratios", "update-ratios-of-a-layer", "norms"} & set(names)
+
+
+def test_a_sampled_study_is_shown_at_its_best_alone() -> None:
+    study = lr_study(
+        space={"method": ["he", "wesar"], "lr": {"low": 1e-4, "high": 1e-1, "log": True}},
+        sampler={"name": "tpe", "cells": 6},
+    )
+    cells = [{"method": m, "lr": lr} for m in ("he", "wesar") for lr in (1.2e-3, 2.5e-3, 1.1e-2)]
+    outcomes, curves = invent(study, cells)
+    found = Analysis(study, outcomes_frame(outcomes), curves)
+    assert [option.name for option in settings(found)] == [AT_BEST]
+    assert "bind" not in chosen(paper_charts.loss_together(found), "setting")
+    names = {figure.name for figure in figures(found)}
+    assert {"loss-and-update-ratios", "loss-together", "update-ratios-of-a-layer"} <= names

@@ -44,7 +44,7 @@ def test_lines_run_along_the_knob_of_most_values_with_a_column_for_the_others(
 
 def test_words_say_n_interval_rule_and_that_nothing_is_extrapolated(sized: Analysis) -> None:
     (figure,) = (one for one in figures(sized) if one.section == "size")
-    (table,) = (one for one in tables(sized) if one.section == "size")
+    (table,) = (one for one in tables(sized) if one.name == "size")
     for words in (figure.caption, table.caption):
         assert "n = 3 seeds a cell, with which it covers at most 75 %" in words
         assert "nothing is extrapolated" in words and "rule v1" in words

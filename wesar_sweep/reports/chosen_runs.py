@@ -39,11 +39,16 @@ def settings(analysis: Analysis, *, trials: Sequence[int] | None = None) -> list
     Args:
         analysis: The study.
         trials: Show these cells in place of the best ones, at no other setting.
+
+    Raises:
+        ValueError: One of `trials` has no counted run, or its series is not drawn.
     """
     shown = drawn_series(analysis)
     cells = analysis.cells.filter((pl.col("n") > 0) & pl.col("series").is_in(shown))
     if trials is not None:
         rows = {row["trial"]: row for row in cells.iter_rows(named=True)}
+        if lacking := [trial for trial in trials if trial not in rows]:
+            raise ValueError(f"trials {lacking} have no counted run, or their series is not drawn")
         return _settings([("chosen cells", [rows[trial] for trial in trials])], shown, analysis)
     best = analysis.best_cells.filter(pl.col("n") > 0).to_dicts()
     found = [(AT_BEST, best)]

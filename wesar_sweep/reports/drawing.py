@@ -129,6 +129,8 @@ def _plain(value: Any) -> Any:
 
 def choice(name: str, options: Sequence[str], *, value: str) -> alt.VariableParameter:
     """A parameter that the page's reader chooses from a list; elsewhere it stays at `value`."""
+    if len(options) < 2:
+        return alt.VariableParameter(name=name, value=value)
     bind = alt.BindRadioSelect(input="select", options=list(options), name=f"{name} ")
     return alt.VariableParameter(name=name, value=value, bind=bind)
 

@@ -117,8 +117,14 @@ def loss_together(analysis: Analysis, *, at: str | None = None) -> Chart:
     Args:
         analysis: A study with curves.
         at: The setting that is shown at first, such as ``lr 1e-3``; default each at its best.
+
+    Raises:
+        ValueError: There is no such setting.
     """
     options = settings(analysis)
+    names = [option.name for option in options]
+    if at not in (None, *names):
+        raise ValueError(f"at must be one of {', '.join(names)}, not {at}")
     seeds = (min(cell["n"], MAX_SEEDS) for option in options[1:] for cell in option.cells.values())
     most, top = _points(sum(seeds)), _top(analysis)
     records: Records = []
@@ -157,7 +163,6 @@ def loss_together(analysis: Analysis, *, at: str | None = None) -> Chart:
         thin.mark_line(strokeWidth=0.8, opacity=0.4, **_LINE),
         thick.mark_line(strokeWidth=2.2, **_LINE),
     ).properties(width=640, height=340, autosize=alt.AutoSizeParams(type="fit", contains="padding"))
-    names = [option.name for option in options]
     return finish(chart, choice("setting", names, value=at or names[0]))
 
 

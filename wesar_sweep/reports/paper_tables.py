@@ -35,7 +35,7 @@ def paper_tables(analysis: Analysis) -> list[NamedTable]:
 
 
 def _table_5(analysis: Analysis, frame: pl.DataFrame) -> NamedTable:
-    """Methods down, sizes and evaluation sets across, k/n beneath the figure."""
+    """Methods down, sizes and evaluation sets across, k/n behind the figure."""
     sizes = searched_sizes(analysis.study)
     sets = evaluation_sets(analysis.outcomes)
     places = frame.select(*sizes, "parameters").unique(subset=sizes).sort(sizes).rows(named=True)
@@ -51,9 +51,7 @@ def _table_5(analysis: Analysis, frame: pl.DataFrame) -> NamedTable:
         own = [
             rows_of.get((line, *(place[knob] for knob in sizes), name)) for place, name in across
         ]
-        rows.append((line, *(_ppl(row) for row in own)))
-        counts = (_counts(row) if row and row["evaluation"] == sets[0] else "" for row in own)
-        rows.append(("", *counts))
+        rows.append((line, *(_ppl_and_counts(row) for row in own)))
     for column, (place, name) in enumerate(across, start=1):
         keys = [(line, *(place[knob] for knob in sizes), name) for line in lines]
         known = {
@@ -62,7 +60,7 @@ def _table_5(analysis: Analysis, frame: pl.DataFrame) -> NamedTable:
             if key in rows_of and rows_of[key]["ppl"] is not None
         }
         if known:
-            strong.add((2 * lines.index(min(known, key=lambda line: known[line])), column))
+            strong.add((lines.index(min(known, key=lambda line: known[line])), column))
     heads = (
         ", ".join(f"{axis_title(knob)} {place[knob]}" for knob in sizes)
         + f" ({_short(place['parameters'])})"
@@ -204,8 +202,9 @@ def _ppl(row: Mapping[str, Any] | None) -> str:
     return f"{words} ({number(row['ppl_low'], 'ppl')}–{number(row['ppl_high'], 'ppl')})"
 
 
-def _counts(row: Mapping[str, Any]) -> str:
-    return f"{row['diverged']}/{row['n']}"
+def _ppl_and_counts(row: Mapping[str, Any] | None) -> str:
+    words = _ppl(row)
+    return words if row is None else f"{words}, {row['diverged']}/{row['n']}"
 
 
 def _time(value: float | None, spread: Interval | None) -> str:

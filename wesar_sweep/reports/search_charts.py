@@ -60,7 +60,14 @@ def history(analysis: Analysis) -> Chart:
     )
     ticks = alt.Axis(tickCount=6)
     y = alt.Y(f"{objective}:Q", title=TITLES[objective], scale=scale, axis=ticks)
-    x = alt.X("trial:Q", title="trial", axis=alt.Axis(tickMinStep=1, format="d"))
+    trials = [row["trial"] for row in rows] or [0]
+    x = alt.X(
+        "trial:Q",
+        title="trial",
+        # Given, because a layer without a mark has no extent to find it by.
+        scale=alt.Scale(domain=[min(trials), max(trials)], nice=False, padding=8),
+        axis=alt.Axis(tickMinStep=1, format="d"),
+    )
     line = (
         alt.Chart(inline(steps))
         .mark_line(interpolate="step-after", color=_GREY, strokeWidth=2)

@@ -156,7 +156,9 @@ def _per_run(row: dict[str, Any], kind: str) -> str:
 def _height(height: float | None) -> str:
     if height is None:
         return "–"
-    return f"{height:.3g}" if math.isfinite(height) else "not finite"
+    if not math.isfinite(height):
+        return "not finite"
+    return f"{height:.3g}" if height < 1000 else f"{height:,.0f}"
 
 
 def _steps(steps: float | None) -> str:

@@ -174,6 +174,9 @@
       const svg = chart.element.querySelector("svg");
       svg.setAttribute("role", "img");
       svg.setAttribute("aria-label", embedded.spec.description);
+      for (const mark of svg.querySelectorAll("[role], [aria-label]")) {
+        for (const told of ["role", "aria-label", "aria-roledescription"]) mark.removeAttribute(told);
+      }
     } catch (error) {
       chart.element.textContent = `This chart could not be drawn: ${error.message}`;
     }
