@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wesar_sweep.config.matrices import matrix_shapes, role_of
 from wesar_sweep.config.methods import Method
 from wesar_sweep.config.run import Architecture
 
@@ -13,7 +14,7 @@ def model_parameters(architecture: Architecture) -> int:
     different methods are equal here.
     """
     a = architecture
-    matrices = sum(outputs * inputs for _, outputs, inputs in _matrices(a))
+    matrices = sum(one.outputs * one.inputs * len(one.labels) for one in matrix_shapes(a))
     gains = (2 * a.depth + 1) * a.width + (2 * a.depth * a.head_width if a.qk_norm else 0)
     return matrices + gains
 
@@ -24,28 +25,20 @@ def trained_parameters(architecture: Architecture, method: Method) -> int:
     wesar has a gate a matrix, residual_scaling one on each o and w, weight_norm a gain an output
     row and sigma_reparam a γ a matrix, both not on the embedding.
     """
-    matrices = _matrices(architecture)
+    matrices = [
+        (role_of(label), shape.outputs)
+        for shape in matrix_shapes(architecture)
+        for label in shape.labels
+    ]
     match method.reparametrization:
         case "none":
             extra = 0
         case "wesar":
             extra = len(matrices)
         case "residual_scaling":
-            extra = sum(role in ("o", "w") for role, _, _ in matrices)
+            extra = sum(role in ("o", "w") for role, _ in matrices)
         case "weight_norm":
-            extra = sum(outputs for role, outputs, _ in matrices if role != "e")
+            extra = sum(outputs for role, outputs in matrices if role != "e")
         case "sigma_reparam":
-            extra = sum(role != "e" for role, _, _ in matrices)
+            extra = sum(role != "e" for role, _ in matrices)
     return model_parameters(architecture) + extra
-
-
-def _matrices(a: Architecture) -> list[tuple[str, int, int]]:
-    """Role, outputs and inputs of every matrix."""
-    ups = ("u", "g") if a.ffn == "swiglu" else ("u",)
-    layer = [(role, a.width, a.width) for role in "qkvo"]
-    layer += [(role, a.ffn_width, a.width) for role in ups]
-    layer.append(("w", a.width, a.ffn_width))
-    ends = [("e", a.vocabulary, a.width)]
-    if not a.tied:
-        ends.append(("p", a.vocabulary, a.width))
-    return layer * a.depth + ends

@@ -60,14 +60,9 @@ def history(analysis: Analysis) -> Chart:
     )
     ticks = alt.Axis(tickCount=6)
     y = alt.Y(f"{objective}:Q", title=TITLES[objective], scale=scale, axis=ticks)
-    trials = [row["trial"] for row in rows] or [0]
-    x = alt.X(
-        "trial:Q",
-        title="trial",
-        # Given, because a layer without a mark has no extent to find it by.
-        scale=alt.Scale(domain=[min(trials), max(trials)], nice=False, padding=8),
-        axis=alt.Axis(tickMinStep=1, format="d"),
-    )
+    # Given, since where all series are switched off there is no extent to take it from.
+    trials = alt.Scale(domain=[0, max(1, *(row["trial"] for row in rows))])
+    x = alt.X("trial:Q", title="trial", axis=alt.Axis(tickMinStep=1, format="d"), scale=trials)
     line = (
         alt.Chart(inline(steps))
         .mark_line(interpolate="step-after", color=_GREY, strokeWidth=2)
@@ -88,9 +83,11 @@ def history(analysis: Analysis) -> Chart:
     lost = base.transform_filter("datum.mark === 1").mark_point(size=65, strokeWidth=1.6)
     cut = base.transform_filter("datum.mark === 2")
     cut = cut.mark_point(shape="cross", size=40, strokeWidth=1)
-    return finish(
-        alt.layer(line, cut, whole, lost).properties(width=640, height=300, autosize=_FIT)
-    )
+    # A layer without a mark would be a picture of nothing to a screen reader.
+    have = {row["mark"] for row in rows}
+    marks = [part for place, part in ((2, cut), (0, whole), (1, lost)) if place in have]
+    chart = alt.layer(line, *marks)
+    return finish(chart.properties(width=640, height=300, autosize=_FIT))
 
 
 def importance(analysis: Analysis) -> Chart:
@@ -234,7 +231,8 @@ def pareto_front(analysis: Analysis) -> Chart:
     front = base.transform_filter("datum.on_front").mark_point(filled=True, size=80, opacity=1)
     rest = base.transform_filter("!datum.on_front").mark_point(size=40, opacity=0.6)
     width = 560 if len(others) == 1 else 290
-    panels = alt.layer(rest, front).properties(width=width, height=260)
+    marks = [front] if all(row["on_front"] for row in rows) else [rest, front]
+    panels = alt.layer(*marks).properties(width=width, height=260)
     faceted = panels.facet(facet=alt.Facet("panel:N", sort=[TITLES[o] for o in others], title=None))
     return finish(faceted.resolve_scale(y="independent"))
 

@@ -33,18 +33,19 @@ def search_tables(analysis: Analysis) -> list[NamedTable]:
     """The table of importance."""
     if analysis.importance.height < 2:
         return []
+    total = float(analysis.importance["importance"].sum()) or 1.0
     rows = tuple(
         (
             axis_title(row["knob"]),
             f"{row['share']:.0%}",
             f"{row['share_low']:.0%} to {row['share_high']:.0%}",
-            f"{row['chance'] / row['importance']:.0%}" if row["importance"] else "–",
+            f"{row['chance'] / total:.0%}",
             f"{row['p_holm']:.2g}",
             "yes" if row["p_holm"] <= ALPHA else "not told apart",
         )
         for row in analysis.importance.iter_rows(named=True)
     )
-    heads = ("knob", "share", "95 % of resamples", "by chance, of it", "p (Holm)", "above chance")
+    heads = ("knob", "share", "95 % of resamples", "by chance", "p (Holm)", "above chance")
     table = Table(heads, rows, (False, True, True, True, True, False))
     title = "Which knobs decide whether a cell is among the best"
     return [
