@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 from invented_study import invent, lr_study, write_study
+from scipy import stats
 
 from wesar_sweep.analysis import Analysis
-from wesar_sweep.analysis.intervals import bootstrap_mean
 from wesar_sweep.analysis.step_time import relative_step_time
 from wesar_sweep.store.beat import Beat, write_beat
 from wesar_sweep.store.frames import outcomes_frame
@@ -49,8 +49,8 @@ def test_each_line_is_at_its_best_lr_at_every_size_on_every_set() -> None:
         losses += 0.25 * (row["evaluation"] == "novels")
         assert row["loss"] == pytest.approx(losses.mean())
         assert row["ppl"] == pytest.approx(math.exp(losses.mean()))
-        spread = bootstrap_mean(losses)
-        assert spread is not None and row["ppl_low"] == pytest.approx(math.exp(spread.low))
+        spread = stats.ttest_1samp(losses, 0).confidence_interval(0.95)
+        assert row["ppl_low"] == pytest.approx(math.exp(spread.low))
     validation = found.filter(evaluation="validation")
     cells = measured().cells
     for row in validation.iter_rows(named=True):
@@ -90,7 +90,9 @@ def test_step_time_is_the_ratio_of_medians_seed_by_seed() -> None:
     assert found is not None
     value, spread = found
     assert value == pytest.approx((0.15 / 0.12 + 0.33 / 0.22) / 2)
-    assert spread is not None and spread.low == pytest.approx(1.25) and spread.high > value
+    theirs = stats.ttest_1samp([0.15 / 0.12, 0.33 / 0.22], 0).confidence_interval(0.95)
+    assert spread is not None and spread.high == pytest.approx(theirs.high)
+    assert theirs.low < 0 == spread.low
     assert relative_step_time(frame.filter(status="failed"), [2], [0]) is None
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import polars as pl
 import pytest
 from invented_study import invent, lr_study, planted_spikes
+from scipy import stats
 
 from wesar_sweep.analysis import Analysis
-from wesar_sweep.analysis.intervals import bootstrap_mean
 from wesar_sweep.analysis.spike_statistics import STATISTICS, olmo_2_window, worst_spikes
 from wesar_sweep.stability.spike_score import olmo_2_spike_score
 from wesar_sweep.store.frames import outcomes_frame
@@ -36,9 +36,9 @@ def test_statistics_of_planted_spikes_by_hand() -> None:
     # Raw: 6 runs feel the hard batch, 3 are unstable. Seed 0 has 8 in 6 runs, seed 1 has 1.
     assert (row["raw_n"], row["raw_spikes"], row["raw_runs"]) == (12, 9, 7)
     assert row["raw_per_run"] == pytest.approx(9 / 12)
-    spread = bootstrap_mean(np.array([8 / 6, 1 / 6]))
-    assert spread is not None
-    assert (row["raw_per_run_low"], row["raw_per_run_high"]) == (spread.low, spread.high)
+    spread = stats.ttest_1samp([8 / 6, 1 / 6], 0).confidence_interval(0.95)
+    # Fewer than none there are not.
+    assert (row["raw_per_run_low"], row["raw_per_run_high"]) == pytest.approx((0.0, spread.high))
     assert (row["paired_n"], row["paired_spikes"], row["paired_runs"]) == (12, 3, 3)
     # Of 1, 1.5 and inf; of 3, 5 and never: what never ended is in the median.
     assert row["paired_height"] == pytest.approx(1.5, abs=0.1)

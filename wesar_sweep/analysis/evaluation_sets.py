@@ -16,7 +16,7 @@ import polars as pl
 
 from wesar_sweep.analysis.axes import Axes, searched_knobs
 from wesar_sweep.analysis.cells import ranked, with_capped_loss
-from wesar_sweep.analysis.intervals import Vector, bootstrap_mean
+from wesar_sweep.analysis.intervals import Vector, student_mean
 from wesar_sweep.analysis.sizes import SIZE_KNOBS, architecture_of, line_label
 from wesar_sweep.config.parameter_count import model_parameters, trained_parameters
 from wesar_sweep.config.study import Study
@@ -79,7 +79,8 @@ def best_evaluations(
         }
         own = runs.filter(pl.col("trial") == row["trial"]).sort("seed")
         for name in evaluation_sets(outcomes):
-            found.append(common | {"evaluation": name} | _figures(_losses(own, name)))
+            figures = _figures(_losses(own, name), highest=own["start_loss"].max())  # type: ignore[arg-type]
+            found.append(common | {"evaluation": name} | figures)
     return pl.DataFrame(found, infer_schema_length=None)
 
 
@@ -95,11 +96,11 @@ def _losses(runs: pl.DataFrame, name: str) -> Vector | None:
     return np.where(np.isfinite(loss), np.minimum(loss, start), start)
 
 
-def _figures(losses: Vector | None) -> dict[str, float | None]:
+def _figures(losses: Vector | None, *, highest: float) -> dict[str, float | None]:
     names = ("loss", "loss_low", "loss_high")
     values: Sequence[float | None] = (None, None, None)
     if losses is not None and len(losses):
-        spread = bootstrap_mean(losses)
+        spread = student_mean(losses, least=0.0, most=highest)
         ends = (spread.low, spread.high) if spread else (None, None)
         values = (float(losses.mean()), *ends)
     figures = dict(zip(names, values, strict=True))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from wesar_sweep.analysis.intervals import Interval, bootstrap_mean
+from wesar_sweep.analysis.intervals import Interval, student_mean
 from wesar_sweep.errors import StoreError
 from wesar_sweep.store.beat import read_beats
 from wesar_sweep.store.layout import StudyDirectory
@@ -40,7 +40,7 @@ def trained_one_at_a_time(directory: StudyDirectory, outcomes: pl.DataFrame) -> 
 def relative_step_time(
     outcomes: pl.DataFrame, trials: Sequence[int], reference: Sequence[int]
 ) -> tuple[float, Interval | None] | None:
-    """Seconds a step of some cells over those of others, seed by seed; with a bootstrap interval.
+    """Seconds a step of some cells over those of others, seed by seed; with Student's interval.
 
     Args:
         outcomes: One row a run; of those that completed the median over cells is taken.
@@ -63,4 +63,4 @@ def relative_step_time(
     ratios = np.array([own[seed] / other[seed] for seed in own if other.get(seed)])
     if not len(ratios):
         return None
-    return float(ratios.mean()), bootstrap_mean(ratios)
+    return float(ratios.mean()), student_mean(ratios, least=0.0)

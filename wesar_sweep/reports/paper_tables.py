@@ -13,7 +13,7 @@ from wesar_sweep.analysis.evaluation_sets import VALIDATION, evaluation_sets, se
 from wesar_sweep.analysis.intervals import Interval
 from wesar_sweep.analysis.sizes import line_label
 from wesar_sweep.analysis.step_time import relative_step_time
-from wesar_sweep.reports.figure import divergence_words, interval_words
+from wesar_sweep.reports.figure import divergence_words, seeds_words
 from wesar_sweep.reports.named_table import NamedTable
 from wesar_sweep.reports.tables import Table, number
 
@@ -173,7 +173,7 @@ def _words(analysis: Analysis, sets: tuple[str, ...]) -> str:
     each = " of each size" if sizes else ""
     return (
         f"Perplexity of each series{at}: exp of the mean loss in nats a token over seeds with "
-        f"95 % bootstrap interval ({interval_words(analysis)}), diverged runs counted at their "
+        f"Student's 95 % interval ({seeds_words(analysis)}), diverged runs counted at their "
         f"initial loss, and diverged/counted runs. Bold is the lowest mean{each}.{other} "
         f"{divergence_words(analysis.study.divergence)}"
     )
@@ -188,7 +188,7 @@ def _time_words(analysis: Analysis) -> str:
     name = _reference(analysis.best_evaluations)
     return (
         f"Relative step time is wall time a step over that of {name}, evaluations included, the "
-        "median over cells, mean over seeds with 95 % bootstrap interval; runs were trained one at "
+        "median over cells, mean over seeds with Student's 95 % interval; runs were trained one at "
         "a time, on a machine that may have had other work."
     )
 

@@ -9,7 +9,7 @@ from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.spike_statistics import KINDS
 from wesar_sweep.reports import spike_charts
 from wesar_sweep.reports.chosen_runs import cell_words
-from wesar_sweep.reports.figure import Figure, interval_words
+from wesar_sweep.reports.figure import Figure, seeds_words
 from wesar_sweep.reports.named_table import NamedTable
 from wesar_sweep.reports.paper_charts import recovery_words
 from wesar_sweep.reports.tables import Table
@@ -64,7 +64,7 @@ def spike_tables(analysis: Analysis) -> list[NamedTable]:
         f"minus the median over the runs that saw the same batch, of which it takes "
         f"{MIN_PAIRED_RUNS}.{left} n counts completed and diverged runs; a run is mostly not a "
         "replicate of another here, so runs with any are counted and not taken as a rate. Spikes a "
-        f"run with 95 % bootstrap interval over seeds ({interval_words(analysis)}). Height in nats "
+        f"run with Student's 95 % interval over seeds ({seeds_words(analysis)}). Height in nats "
         "and steps to recover are medians over spikes; one that never recovered is longer than any "
         "that did. OLMo-2 spike score (arXiv 2501.00656, §3.2): percentage of values at least "
         f"{OLMO_2_SIGMA:g} standard deviations from the mean of the {window:,} before{shorter}, "
