@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -117,6 +118,18 @@ def drain(
             finish(queue, train(run), curve_of())
             trained.append(run)
     return trained
+
+
+def taken_by_who_waits(queue: CellQueue, count: int, until: Callable[[], object]) -> list[Run]:
+    """What a worker is given that first has to wait: for what `until` does, and not for long."""
+    got: list[Run] = []
+    waiting = threading.Thread(target=lambda: got.extend(queue.take(count)))
+    waiting.start()
+    waiting.join(timeout=0.3)
+    assert waiting.is_alive(), "it did not wait"
+    until()
+    waiting.join(timeout=20)
+    return got
 
 
 def rows(directory: StudyDirectory) -> list[tuple[int, int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from fabricated_runs import (
     make_study,
     outcome_of,
     rows,
+    taken_by_who_waits,
     trials_of,
 )
 from optuna.trial import TrialState
@@ -109,14 +109,12 @@ def test_a_worker_waits_for_seeds_that_others_results_may_bring(directory: Study
     with CellQueue(study, directory, "a") as first, CellQueue(study, directory, "b") as second:
         mine = first.take(2)
         assert len(mine) == 2
-        got: list[Run] = []
-        waiting = threading.Thread(target=lambda: got.extend(second.take(2)))
-        waiting.start()
-        waiting.join(timeout=0.3)
-        assert waiting.is_alive(), "it did not wait"
-        for run in mine:
-            finish(first, outcome_of(run), curve_of())
-        waiting.join(timeout=20)
+
+        def end_both() -> None:
+            for run in mine:
+                finish(first, outcome_of(run), curve_of())
+
+        got = taken_by_who_waits(second, 2, end_both)
         assert [run.key for run in got] == [(0, 2), (0, 3)]
 
 

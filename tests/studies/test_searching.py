@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import math
 import random
-import threading
 from pathlib import Path
 
 import pytest
-from fabricated_runs import curve_of, diverged, drain, failed, finish, outcome_of, rows, trials_of
+from fabricated_runs import (
+    curve_of,
+    diverged,
+    drain,
+    failed,
+    finish,
+    outcome_of,
+    rows,
+    taken_by_who_waits,
+    trials_of,
+)
 
 from wesar_sweep.config import parse_study
 from wesar_sweep.config.run import Run
@@ -113,14 +122,12 @@ def test_a_worker_waits_for_the_step_that_another_trains(directory: StudyDirecto
     with CellQueue(searched, directory, "a") as first, CellQueue(searched, directory, "b") as other:
         mine = first.take(5)
         assert len(mine) == 2
-        got: list[Run] = []
-        waiting = threading.Thread(target=lambda: got.extend(other.take(2)))
-        waiting.start()
-        waiting.join(timeout=0.3)
-        assert waiting.is_alive(), "it did not wait"
-        for run in mine:
-            finish(first, train(run), curve_of())
-        waiting.join(timeout=20)
+
+        def end_both() -> None:
+            for run in mine:
+                finish(first, train(run), curve_of())
+
+        got = taken_by_who_waits(other, 2, end_both)
         assert [run.key for run in got] == [(1, 2), (1, 3)]
 
 
