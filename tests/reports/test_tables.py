@@ -106,6 +106,10 @@ def test_markdown_is_escaped_and_whole(analysis: Analysis) -> None:
     assert all(
         line.count(" | ") == rows[0].count(" | ") for line in rows[: 2 + len(analysis.series)]
     )
+    named = [one for one in tables(analysis) if one.section is not None]
+    assert len(named) > 3
+    for one in named:
+        assert f"### {markdown.escape(one.title)}" in text and markdown.table(one.table) in text
     assert "not finished" not in text
     assert "not finished" in markdown.render(partial(analysis, 50), provenance={})
 

@@ -9,7 +9,8 @@ from typing import Any
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.verdict import ties_words
 from wesar_sweep.reports import asked
-from wesar_sweep.reports.figure import divergence_words, seeds_words
+from wesar_sweep.reports.figure import SECTIONS, divergence_words, seeds_words
+from wesar_sweep.reports.named_tables import tables
 from wesar_sweep.reports.tables import (
     METRICS,
     Metric,
@@ -73,6 +74,12 @@ def render(
     series = series_table(analysis)
     if series.rows:
         lines += ["## Robustness of each series", "", table(series), ""]
+    named = tables(analysis)
+    for section, heading in SECTIONS.items():
+        shown = [one for one in named if one.section == section]
+        lines += [f"## {heading}", ""] if shown else []
+        for one in shown:
+            lines += [f"### {escape(one.title)}", "", table(one.table), "", escape(one.caption), ""]
     for title, facts in (
         ("What was asked", asked.question(study)),
         ("How each figure is computed, and what it cannot say", asked.methods_and_limits(analysis)),
