@@ -13,6 +13,7 @@ from wesar_sweep.analysis.axes import Axes
 from wesar_sweep.analysis.intervals import bootstrap_mean
 from wesar_sweep.analysis.paired import paired_difference, paired_spikes
 from wesar_sweep.analysis.verdict import ties_words
+from wesar_sweep.reports.named_tables import tables
 from wesar_sweep.reports.tables import best_cells_table, csv_frame
 from wesar_sweep.store.frames import outcomes_frame
 from wesar_sweep.store.rows import Curve
@@ -181,6 +182,23 @@ def test_the_interval_against_every_resample_written_out() -> None:
     left_out = int(len(means) * stats.norm.cdf(-math.sqrt(6 / 5) * stats.t.ppf(0.975, 5)))
     expected = means[left_out], means[-1 - left_out]
     assert (found.low, found.high) == pytest.approx(expected, abs=1e-9)
+
+
+def test_every_two_series_at_their_best_against_numpy_and_scipy(analysis: Analysis) -> None:
+    found = analysis.pairwise
+    series = analysis.best_cells["series"].to_list()
+    assert found.select("a", "b").rows() == list(itertools.combinations(series, 2))
+    losses = dict(analysis.cells.select("trial", "losses").rows())
+    for row in found.iter_rows(named=True):
+        differences = np.subtract(losses[row["trial_b"]], losses[row["trial_a"]])
+        assert row["n"] == 3 and row["differences"] == pytest.approx(differences.tolist())
+        assert row["difference"] == pytest.approx(differences.mean())
+        higher = int((differences > 0).sum())
+        assert row["sign_test_p"] == pytest.approx(stats.binomtest(higher, 3).pvalue)
+        assert row["difference_low"] is None, "three seeds are no bootstrap"
+    (table,) = (one for one in tables(analysis) if one.name == "paired")
+    assert len(table.table.rows) == found.height and "all differences are listed" in table.caption
+    assert table.table.rows[0][3].count(",") == 2
 
 
 def test_a_seed_has_one_sign_however_many_pairs_it_has() -> None:

@@ -26,6 +26,7 @@ from wesar_sweep.analysis.paired import (
     tied_with_best,
     with_paired_spikes,
 )
+from wesar_sweep.analysis.pairwise import pairwise
 from wesar_sweep.analysis.replicates import further_seeds, wanted
 from wesar_sweep.analysis.run_spikes import RunSpikes, run_spikes
 from wesar_sweep.analysis.search import search_history
@@ -269,6 +270,11 @@ class Analysis:
     def importance(self) -> pl.DataFrame:
         """Which searched knobs decide whether a cell is among the best."""
         return importance(self.search_history, study=self.study)
+
+    @cached_property
+    def pairwise(self) -> pl.DataFrame:
+        """Every two series at their best cells, seed by seed."""
+        return pairwise(self.cells, self.best_cells)
 
     @cached_property
     def _lr_series(self) -> list[SeriesLosses]:

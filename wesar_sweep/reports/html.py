@@ -33,6 +33,7 @@ from wesar_sweep.reports.named_table import NamedTable
 from wesar_sweep.reports.named_tables import tables
 from wesar_sweep.reports.tables import (
     METRICS,
+    SPIKES,
     Table,
     best_cells_table,
     matrix,
@@ -122,7 +123,7 @@ def render(
         seeds=seeds_words(analysis),
         ties=ties_words(analysis.ties),
         matrix=grid,
-        metrics=METRICS,
+        metrics={**METRICS, SPIKES: "spikes a run"},
         ranked=None if grid else best_cells_table(analysis),
         series=series_table(analysis),
         sections=_sections(drawn, tables(analysis)),

@@ -11,6 +11,7 @@ from wesar_sweep.reports import boundary, replicates, stability_map
 from wesar_sweep.reports.cost_figures import cost_tables
 from wesar_sweep.reports.figure import divergence_words, seeds_words
 from wesar_sweep.reports.named_table import NamedTable
+from wesar_sweep.reports.paired_table import paired_tables
 from wesar_sweep.reports.paper_tables import paper_tables
 from wesar_sweep.reports.search_figures import search_tables
 from wesar_sweep.reports.size_figures import size_tables
@@ -91,6 +92,7 @@ def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTab
         found.append(NamedTable("runs", caption, all_runs_table(analysis), analysis.outcomes))
     return [
         *found,
+        *paired_tables(analysis),
         *spike_tables(analysis),
         *size_tables(analysis),
         *paper_tables(analysis),

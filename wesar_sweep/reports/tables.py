@@ -26,6 +26,9 @@ METRICS: Mapping[Metric, str] = {
     "bpb": "bits a byte",
 }
 
+SPIKES = "spikes"
+"""What the page's matrix can show beside `METRICS`."""
+
 Mark = Literal["best", "tied", ""]
 
 
@@ -60,6 +63,18 @@ class MatrixCell:
             return ""
         low, high = self.figures[f"{metric}_low"], self.figures[f"{metric}_high"]
         return f"{number(low, metric)}–{number(high, metric)}"
+
+    @property
+    def spikes(self) -> str:
+        """``0.33``: raw spikes a run; a dash where none counts."""
+        return _mean_words(self.figures and self.figures["spikes"])
+
+    @property
+    def paired_spikes(self) -> str:
+        """``paired 0.00``: the same with hard batches taken out; empty where nothing is known."""
+        if not self.n or self.figures is None:
+            return ""
+        return f"paired {_mean_words(self.figures['paired_spikes'])}"
 
     @property
     def divergence(self) -> str:
@@ -299,13 +314,16 @@ def _sensitivity_words(row: Mapping[str, Any]) -> str:
     return f"{number(row['sensitivity'])} ({spread})"
 
 
+def _mean_words(mean: Any) -> str:
+    return f"{mean:.2f}" if isinstance(mean, float) else "–"
+
+
 def _spikes(analysis: Analysis, series: str, kind: str) -> str:
     trials = analysis.cells.filter(pl.col("series") == series)["trial"].to_list()
     counted = analysis.outcomes.filter(
         pl.col("trial").is_in(trials) & pl.col("status").is_in(["completed", "diverged"])
     )[kind].drop_nulls()
-    mean = counted.mean()
-    return f"{mean:.2f}" if isinstance(mean, float) else "–"
+    return _mean_words(counted.mean())
 
 
 def csv_frame(analysis: Analysis) -> pl.DataFrame:
