@@ -286,7 +286,7 @@ def test_the_resolved_study_reproduces_the_study(inline, undisturbed, tmp_path):
 
 def test_another_study_in_the_same_place_is_refused(study, inline, undisturbed):
     directory, _ = undisturbed
-    done = run("run", study, "--set", "replicates=3", "--out", directory.root, code=2)
+    done = run("run", study, "--set", "training.steps=41", "--out", directory.root, code=2)
     assert "another study" in done.stderr and "--out" in done.stderr
     assert len(read_outcomes(directory)) == 18
 

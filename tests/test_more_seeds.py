@@ -53,6 +53,14 @@ def test_only_a_study_that_asks_for_no_fewer_goes_on(
     assert not _asks_for_more_seeds(tiny(now), other)
 
 
+def test_a_boundary_search_goes_on_with_no_other_number_of_seeds() -> None:
+    search = {
+        "space": {"lr": {"low": 1e-3, "high": 1.0, "log": True}},
+        "sampler": {"name": "boundary", "along": "lr", "cells": 4},
+    }
+    assert not _asks_for_more_seeds(tiny(3, **search), tiny(2, **search))
+
+
 def test_runs_keep_their_place(tmp_path: Path) -> None:
     def run(study: Study) -> ws.Result:
         return ws.run(study, on=Sweep(launcher="inline"), out=tmp_path / "out", quiet=True)

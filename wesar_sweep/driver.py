@@ -244,10 +244,14 @@ def _prepare(
 
 
 def _asks_for_more_seeds(study: Study, former: Study) -> bool:
-    """Whether a study differs from a former one by its replicates alone, and asks for no fewer."""
+    """Whether a study differs from a former one by its replicates alone, and asks for no fewer.
+
+    Never of a boundary search, whose seeds belong to its steps by their number.
+    """
     alike = former.model_copy(update={"replicates": study.replicates})
     return (
-        study_hash(alike) == study_hash(study)
+        study.sampler.name != "boundary"
+        and study_hash(alike) == study_hash(study)
         and study.least_replicates >= former.least_replicates
         and study.most_replicates >= former.most_replicates
     )

@@ -135,3 +135,10 @@ def test_an_empty_study_costs_nothing() -> None:
     found = Cost(outcomes_frame([]), study(), Accounts())
     assert found.by_status.is_empty() and found.by_worker.is_empty()
     assert found.by_status.schema["device_seconds"] == pl.Float64
+
+
+def test_runs_that_a_pruner_spared_are_not_among_the_pruned() -> None:
+    spared = replace(rows()[-1], seed=1, steps=0, tokens=0, val_loss=None)
+    found = Cost(outcomes_frame([*rows(), spared]), study(), Accounts())
+    counts = dict(found.by_status.select("status", "runs").rows())
+    assert (counts["pruned"], counts["never started"]) == (1, 2)

@@ -205,3 +205,12 @@ def test_too_few_cells_or_equal_values_have_no_importance() -> None:
         outcomes_frame(rows_of(study, 20, lambda knobs, rng: 2.0)), study=study
     ).with_columns(val_loss=2.0)
     assert importance(flat, study=study).is_empty()
+
+
+def test_replicates_that_were_never_started_are_in_no_loss() -> None:
+    study = searched(cells=1)
+    rows, _ = invent(study, random_cells(1), with_curves=False)
+    cut = replace(rows[0], status="pruned", val_loss=2.9)
+    spared = [replace(row, status="pruned", val_loss=None, steps=0, tokens=0) for row in rows[1:]]
+    found = search_history(outcomes_frame([cut, *spared]), study=study).row(0, named=True)
+    assert (found["val_loss"], found["n"], found["pruned"]) == (2.9, 1, 1)

@@ -85,8 +85,10 @@ def test_what_is_refused(changes: dict[str, object], path: str, message: str) ->
     assert problem.path == path and message in problem.message
 
 
-def test_wilcoxon_is_refused_beside_it() -> None:
-    raw = {"space": {"lr": [1e-3]}, "replicates": RULE, "pruner": {"name": "wilcoxon"}}
-    with pytest.raises(ConfigError, match="these are added one by one"):
+@pytest.mark.parametrize("name", ["wilcoxon", "median"])
+def test_a_pruner_is_refused_beside_it(name: str) -> None:
+    raw = {"space": {"lr": [1e-3]}, "replicates": RULE, "pruner": {"name": name}}
+    raw["evaluation"] = {"every": 10}
+    with pytest.raises(ConfigError, match="adaptive replicates add to them by their results"):
         parse_study(raw)
     parse_study({**raw, "replicates": 3})

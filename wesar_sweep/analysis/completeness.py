@@ -66,7 +66,7 @@ def completeness(outcomes: pl.DataFrame, *, study: Study) -> Completeness:
     ).height
     failed = status.get("failed", 0) - retrying
     by_cell = outcomes.group_by("trial").agg(
-        runs=pl.len(),
+        runs=pl.len().cast(pl.Int64),
         pruned=(pl.col("status") == "pruned").any(),
         lost=(pl.col("status") == "failed").all() & (pl.col("attempt") > study.retries).all(),
     )

@@ -108,9 +108,11 @@ class Cost:
         ended = self.outcomes.select(
             "trial",
             "seed",
-            "status",
-            "method",
-            "worker",
+            status=pl.when((pl.col("status") == "pruned") & (pl.col("steps_trained") == 0))
+            .then(pl.lit(STATUSES[-1]))
+            .otherwise(pl.col("status")),
+            method="method",
+            worker="worker",
             steps=pl.col("steps_trained"),
             tokens=pl.col("tokens"),
             seconds=pl.col("seconds"),

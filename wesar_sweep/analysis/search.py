@@ -59,8 +59,10 @@ def search_history(outcomes: pl.DataFrame, *, study: Study) -> pl.DataFrame:
     Returns:
         The knobs (`KNOBS`), then `HISTORY`.
     """
-    # A pruned run as if it had been counted: its loss is the one at which it was ended.
-    as_told = outcomes.filter(pl.col("status") != "failed").with_columns(
+    # A pruned run as if it had been counted: its loss is the one at which it was ended. Those that
+    # were never started, because their cell was ended, have none.
+    spared = (pl.col("status") == "pruned") & (pl.col("steps_trained") == 0)
+    as_told = outcomes.filter((pl.col("status") != "failed") & ~spared).with_columns(
         kept=pl.col("status"),
         status=pl.when(pl.col("status") == "pruned")
         .then(pl.lit("completed"))

@@ -268,12 +268,13 @@ def _pruner(study: Study) -> Iterator[Finding]:
         hint = "remove the pruner, or set objectives: [val_loss]"
         message = "a pruner judges the validation loss, which is not the objective here"
         yield Finding(path, message, hint=hint, involves=(("objectives",),), at_key=True)
+    if study.adaptive is not None:
+        # Whose run is pruned depends on who runs beside it, so the seeds wanted would, too.
+        message = "a pruner ends cells early, and adaptive replicates add to them by their results"
+        hint = "remove the pruner, or set replicates to a number"
+        yield Finding(path, message, hint=hint, involves=(("replicates",),), at_key=True)
     if study.pruner.name == "wilcoxon":
-        if study.adaptive is not None:
-            message = "wilcoxon ends a cell's replicates early, and these are added one by one"
-            hint = "choose another pruner, or a number of replicates"
-            yield Finding(path, message, hint=hint, involves=(("replicates",),), at_key=True)
-        elif study.least_replicates < 2:
+        if study.least_replicates < 2 and study.adaptive is None:
             message = "wilcoxon compares replicates, and there is but one"
             hint = "set replicates to 2 or more, or choose another pruner"
             yield Finding(path, message, hint=hint, involves=(("replicates",),), at_key=True)

@@ -160,7 +160,7 @@ def _axis_x(analysis: Analysis, axis: str) -> alt.X:
     scale = alt.Scale(type="log" if log else "linear", nice=False, zero=False)
     if known and log:
         scale = alt.Scale(type="log", nice=False, domain=[known[0] / 1.25, known[-1] * 1.25])
-        settings.setdefault("values", log_ticks(known[0], known[-1]))
+        settings.setdefault("values", decade_ticks(known[0], known[-1]))
     elif len(known) > 1:
         pad = 0.05 * (known[-1] - known[0])
         scale = alt.Scale(nice=False, zero=False, domain=[known[0] - pad, known[-1] + pad])
@@ -174,11 +174,11 @@ def _effective_x(points: list[dict[str, Any]]) -> alt.X:
         "at:Q",
         title="effective lr (lr · initial gate of the median matrix)",
         scale=alt.Scale(type="log", nice=False, domain=[low, high]),
-        axis=alt.Axis(labelExpr=label_expression("lr"), values=log_ticks(low, high)),
+        axis=alt.Axis(labelExpr=label_expression("lr"), values=decade_ticks(low, high)),
     )
 
 
-def log_ticks(low: float, high: float) -> list[float]:
+def decade_ticks(low: float, high: float) -> list[float]:
     """1 and 3 times every power of ten that a logarithmic axis spans."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return [float(f"{digit}e{power}") for power in decades for digit in (1, 3)]

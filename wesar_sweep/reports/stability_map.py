@@ -13,7 +13,7 @@ from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title, format_value, searched_knobs
 from wesar_sweep.analysis.stability_boundary import second_axes
 from wesar_sweep.analysis.verdict import percent
-from wesar_sweep.reports.charts import label_expression, log_ticks
+from wesar_sweep.reports.charts import decade_ticks, label_expression
 from wesar_sweep.reports.drawing import IS_SHOWN, Chart, finish, inline, rounded, tooltips
 from wesar_sweep.reports.tables import Table
 
@@ -181,7 +181,7 @@ def _lr_axis(analysis: Analysis, axis: str, found: list[float]) -> _Across:
     pad = 1.25 if log else 1.02
     ends = (min(found) / pad, max(found) * pad)
     scale = alt.Scale(type="log" if log else "linear", nice=False, domain=list(ends))
-    ticks = log_ticks(*ends) if log else alt.Undefined
+    ticks = decade_ticks(*ends) if log else alt.Undefined
     labels = alt.Axis(values=ticks, labelExpr=label_expression(axis))
     return _Across(
         alt.X("middle:Q", title=axis_title(axis), scale=scale, axis=labels), scale, *ends

@@ -155,6 +155,8 @@ class Claims:
             numbers: In the order in which they are wanted.
             architecture: Shape to keep to.
         """
+        if not numbers:
+            return None
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
         finished = {trial.number: trial for trial in self._trials(*states)}
         for number in numbers:

@@ -469,7 +469,8 @@ class CellQueue:
         number = claim.trial.number
         self._wanting.refresh()
         seeds = self._wanting.seeds(number)
-        if self._searching is not None:
+        # A trial that somebody put into the queue by hand is no step of the search.
+        if self._searching is not None and CELL in claim.trial.user_attrs:
             _, step = claim.trial.user_attrs[CELL]
             seeds = step_seeds(self._study, step)
         runs = [make_run(self._study, number, seed, claim.params) for seed in seeds]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
-
-import optuna
+from typing import TYPE_CHECKING, NamedTuple
 
 from wesar_sweep.config.boundary import BoundarySearch, boundary_search
 from wesar_sweep.config.space import Scalar
@@ -13,6 +11,9 @@ from wesar_sweep.config.study import Study
 from wesar_sweep.stability.boundary import Scale, Tried, next_place, scale_of
 from wesar_sweep.store.rows import Outcome
 from wesar_sweep.store.searched import SearchedRun, Step, steps_by_series
+
+if TYPE_CHECKING:
+    import optuna
 
 CELL = "cell"
 """User attribute of a trial: its index in the grid; of a boundary search [series, step]."""
