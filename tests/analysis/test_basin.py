@@ -174,7 +174,8 @@ def test_an_interval_rests_on_the_fewest_seeds_of_any_lr() -> None:
         assert as_if_12 is not None
         low, high = row[f"{name}_low"], row[f"{name}_high"]
         assert low <= as_if_12.low and high >= as_if_12.high
-        assert high - low > as_if_12.high - as_if_12.low
+        # The extremes of a width are common to many resamples.
+        assert name == "width" or high - low > as_if_12.high - as_if_12.low
     # The control: with as many seeds at every lr nothing changes.
     even = series(grid, loss_Ln[:, :3].tolist())
     plain = percentile_interval(_resampled(even, "width"), n=3)

@@ -200,8 +200,8 @@ def _basin(basins: pl.DataFrame, *, layout: Axes, so_far: str) -> str:
     ends = [word for word in ("low", "high") if top[f"touches_{word}"]]
     width = f"{'at least ' if is_lower_bound(top) else ''}{top['width']:.2f} decades of lr"
     if top["width_low"] is None:
-        few = "one seed" if "one seed: " in top["note"] else "an lr has one seed"
-        spread = f"{few}, so there is no interval"
+        lone = "one seed" if "one seed: " in top["note"] else "an lr has one seed"
+        spread = f"{lone}, so there is no interval"
     else:
         low, high = f"{top['width_low']:.2f}", f"{top['width_high']:.2f}"
         spread = _spread(low, high, n=top["n_seeds"])
