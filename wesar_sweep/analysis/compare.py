@@ -27,6 +27,7 @@ import numpy as np
 import polars as pl
 
 from wesar_sweep.analysis.axes import format_value, searched_knobs, series_label
+from wesar_sweep.analysis.balanced import by_seed
 from wesar_sweep.analysis.differing import Differing, differing_provenance, differing_settings
 from wesar_sweep.analysis.intervals import Vector, sign_test
 from wesar_sweep.analysis.results import Analysis
@@ -357,24 +358,15 @@ def overall(matched: pl.DataFrame, a: pl.DataFrame, b: pl.DataFrame) -> Overall:
 
 
 def _over_seeds(long: pl.DataFrame, *, paired: bool) -> tuple[Difference | None, int]:
-    """The difference over cells (cell, seed, loss, side) with one figure a seed."""
+    """The difference over cells (cell, seed, loss, side), one figure a seed that all cells have."""
     if paired:
         wide = long.filter(pl.col("side") == "a").join(
             long.filter(pl.col("side") == "b"), on=["cell", "seed"], suffix="_b"
         )
-        by_seed = wide.group_by("seed").agg((pl.col("loss_b") - pl.col("loss")).mean().alias("d"))
-        differences = by_seed.sort("seed")["d"].to_numpy()
+        wide = wide.with_columns(d=pl.col("loss_b") - pl.col("loss"))
+        differences = by_seed(wide, "d", cell="cell")
         return paired_t(differences), len(differences)
-    # A cell's own level out first, so that seeds which lack a cell stay comparable.
-    level = long.group_by("cell", "side").agg(pl.col("loss").mean())
-    level = level.group_by("cell").agg(level=pl.col("loss").mean())
-    by_side = (
-        long.join(level, on="cell")
-        .group_by("side", "seed")
-        .agg((pl.col("loss") - pl.col("level")).mean().alias("d"))
-        .sort("seed")
-    )
-    sides = [by_side.filter(pl.col("side") == s)["d"].to_numpy() for s in ("a", "b")]
+    sides = [by_seed(long.filter(pl.col("side") == s), "loss", cell="cell") for s in ("a", "b")]
     return welch_t(*sides), min(map(len, sides))
 
 

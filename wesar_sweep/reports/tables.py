@@ -14,6 +14,7 @@ import polars as pl
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title, format_value
+from wesar_sweep.analysis.balanced import balanced_mean
 from wesar_sweep.analysis.cells import one_cell_a_place
 from wesar_sweep.analysis.intervals import wilson
 from wesar_sweep.analysis.verdict import is_lower_bound, percent, setting
@@ -322,8 +323,8 @@ def _spikes(analysis: Analysis, series: str, kind: str) -> str:
     trials = analysis.cells.filter(pl.col("series") == series)["trial"].to_list()
     counted = analysis.outcomes.filter(
         pl.col("trial").is_in(trials) & pl.col("status").is_in(["completed", "diverged"])
-    )[kind].drop_nulls()
-    return _mean_words(counted.mean())
+    ).drop_nulls(kind)
+    return _mean_words(balanced_mean(counted, kind, cell="trial"))
 
 
 def csv_frame(analysis: Analysis) -> pl.DataFrame:
