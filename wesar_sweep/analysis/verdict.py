@@ -284,8 +284,12 @@ def _stable(stable: pl.DataFrame, cells: pl.DataFrame, *, layout: Axes, so_far: 
         spread = wilson(k, n)
         if spread is None:
             return "Divergence: no run counts yet."
+        text = f"Divergence{so_far}: {k} of {_count(n, 'run')} diverged"
+        if cells.filter(pl.col("n") > 0).height > 1:
+            # Cells have rates of their own: their sum is no binomial.
+            return f"{text} over all cells."
         bounds = f"95 % interval {percent(spread.low)} to {percent(spread.high)}"
-        return f"Divergence{so_far}: {k} of {_count(n, 'run')} diverged over all cells ({bounds})."
+        return f"{text} ({bounds})."
     known = stable.filter(pl.col("lr").is_not_null())
     if known.is_empty():
         counted = stable.filter(pl.col("next_n") > 0)
