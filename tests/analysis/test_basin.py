@@ -7,6 +7,7 @@ from invented_study import lr_study, run_of
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.basin import basin_width, basins
+from wesar_sweep.analysis.intervals import Vector, percentile_interval
 from wesar_sweep.analysis.lr_curves import SeriesLosses
 from wesar_sweep.analysis.lr_sensitivity import lr_sensitivity
 from wesar_sweep.store.frames import outcomes_frame
@@ -153,3 +154,44 @@ def test_sensitivity_is_not_given_over_a_part_of_the_grid() -> None:
     assert (row["sensitivity"], row["incomplete"]) == (pytest.approx(0.0), False)
     part = Analysis(whole.study, whole.raw_outcomes.head(6)).lr_sensitivity().row(0, named=True)
     assert part["sensitivity"] is None and "not run yet (1 cell)" in part["note"]
+
+
+def test_an_interval_rests_on_the_fewest_seeds_of_any_lr() -> None:
+    # Adaptive replicates: 12 seeds at the upper edge, 3 at every other lr.
+    rng = np.random.default_rng(3)
+    grid = list(np.logspace(-4, -0.5, 8))
+    loss_Ln = 1 + 0.3 * np.linspace(-1.5, 2, 8)[:, None] ** 2 + 0.1 * rng.random((8, 12))
+    loss_Ln[:-1, 3:] = np.nan
+    uneven = series(grid, loss_Ln.tolist())
+    assert (uneven.n, len(uneven.seeds)) == (3, 12)
+    for frame, name in (
+        (basin_width([uneven]), "width"),
+        (lr_sensitivity([uneven]), "sensitivity"),
+    ):
+        row = frame.row(0, named=True)
+        assert row["n_seeds"] == 3
+        as_if_12 = percentile_interval(_resampled(uneven, name), n=12)
+        assert as_if_12 is not None
+        low, high = row[f"{name}_low"], row[f"{name}_high"]
+        assert low <= as_if_12.low and high >= as_if_12.high
+        # The extremes of a width are common to many resamples.
+        assert name == "width" or high - low > as_if_12.high - as_if_12.low
+    # The control: with as many seeds at every lr nothing changes.
+    even = series(grid, loss_Ln[:, :3].tolist())
+    plain = percentile_interval(_resampled(even, "width"), n=3)
+    row = basin_width([even]).row(0, named=True)
+    assert plain is not None and (row["width_low"], row["width_high"]) == (plain.low, plain.high)
+
+
+def test_an_lr_with_one_seed_leaves_no_interval() -> None:
+    one = series([1e-3, 1e-2, 1e-1], [[1.2, 1.21], [1.0, 1.01], [1.3, math.nan]])
+    row = basin_width([one]).row(0, named=True)
+    assert (row["n_seeds"], row["width_low"]) == (1, None)
+    assert row["note"] == "one seed at some lr: no interval"
+
+
+def _resampled(one: SeriesLosses, name: str) -> Vector:
+    sample_BL = one.resampled()
+    if name == "width":
+        return basins(np.log10(one.axis_L), sample_BL).width
+    return np.asarray(sample_BL.mean(axis=1) - sample_BL.min(axis=1))

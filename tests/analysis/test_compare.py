@@ -10,6 +10,7 @@ from scipy import stats
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.compare import Comparison, compare_cells
 from wesar_sweep.config.study import Study
+from wesar_sweep.reports.comparison import sentences
 from wesar_sweep.store.frames import outcomes_frame
 from wesar_sweep.store.rows import Outcome
 
@@ -127,7 +128,7 @@ def test_what_only_one_has_is_listed_and_a_partial_study_compares() -> None:
     found = compared(rows, [row for row in rows if row.trial in (1, 2)][:4], study_a=study)
     assert found.only_a["trial"].to_list() == [0, 3] and found.only_b.is_empty()
     # One seed in common tells nothing, and says so by having no test.
-    assert found.cells.select("pairs", "test").rows() == [(3, "paired t"), (1, None)]
+    assert found.cells.select("pairs", "test").rows() == [(3, "paired t"), (None, None)]
     assert found.cells["difference"].null_count() == 0
     assert found.b.completeness.partial
 
@@ -249,3 +250,89 @@ def test_control_a_t_test_of_mixtures_would_cry_wolf() -> None:
     p = stats.ttest_rel(losses[:, 1], losses[:, 0], axis=1).pvalue
     # 12 such cells: a p below 0.05 / 12 comes up far more often than its nominal 5 % a study.
     assert (p.reshape(-1, 10) < 0.05 / 12).any(axis=1).mean() > 0.1
+
+
+def one_lr(lost: set[int], *, seeds: int) -> list[Outcome]:
+    """Runs of one cell, equal in both studies but for the seeds that are lost."""
+    study = lr_study(space={"method": "he", "lr": [1e-3]}, replicates=seeds)
+    rows, _ = invent(study, with_curves=False)
+    return [
+        replace(r, status="diverged", val_loss=None)
+        if r.seed in lost
+        else replace(r, status="completed", val_loss=1.0 + 0.01 * r.seed)
+        for r in rows
+    ]
+
+
+def test_diverged_runs_of_seeds_that_only_one_study_has_are_in_the_difference() -> None:
+    study = lr_study(space={"method": "he", "lr": [1e-3]}, replicates=3)
+    few, many = one_lr(set(), seeds=3), one_lr(set(range(3, 12)), seeds=12)
+    found = compared(few, many, study_a=study, study_b=lr_study(
+        space={"method": "he", "lr": [1e-3]}, replicates=12
+    ))  # fmt: skip
+    row = found.cells.row(0, named=True)
+    assert (row["n_a"], row["n_b"], row["diverged_b"], row["pairs"]) == (3, 12, 9, None)
+    assert row["difference"] == pytest.approx(row["loss_b"] - row["loss_a"])
+    assert row["difference"] > 1 and not found.overall.identical
+    assert "last bit" not in " ".join(sentences(found))
+    # The control: pairs that hold every diverged run stay pairs.
+    same = compared(one_lr({1}, seeds=3), one_lr({2}, seeds=3), study_a=study)
+    assert same.cells["pairs"].to_list() == [3]
+
+
+def test_equal_pairs_are_all_the_same_only_where_all_runs_are_paired() -> None:
+    study = lr_study(space={"method": "he", "lr": [1e-3]}, replicates=3)
+    rows = one_lr(set(), seeds=3)
+    assert compared(rows, rows, study_a=study).overall.identical
+    more = compared(rows, one_lr(set(), seeds=4), study_a=study)
+    assert more.cells["pairs"].to_list() == [3] and not more.overall.identical
+    assert "All " not in " ".join(sentences(more))
+
+
+def test_a_value_tried_twice_with_new_seeds_loses_no_run() -> None:
+    study = lr_study(space={"method": "he", "lr": [1e-3]}, replicates=3)
+    rows = one_lr(set(), seeds=3)
+    again = [replace(r, trial=1, seed=r.seed + 3, status="diverged", val_loss=None) for r in rows]
+    found = compared([*rows, *again], rows, study_a=study)
+    row = found.cells.row(0, named=True)
+    assert (found.cells.height, row["n_a"], row["diverged_a"], row["n_b"]) == (1, 6, 3, 3)
+    losses = [loss for cell in found.a.cells["losses"] for loss in cell]
+    assert row["loss_a"] == pytest.approx(np.mean(losses))
+    assert (found.overall.runs_a, found.overall.diverged_a) == (6, 3)
+    assert found.only_a.is_empty()
+    # The control: a setting that was asked for again with the same seeds gives the same runs.
+    same = [replace(r, trial=1) for r in rows]
+    assert compared([*rows, *same], rows, study_a=study).cells["n_a"].to_list() == [3]
+
+
+def test_cells_with_more_seeds_weigh_no_more_over_all_cells() -> None:
+    study = lr_study(space={"method": "he", "lr": LRS[:4]}, replicates=12)
+    rows, _ = invent(study, with_curves=False)
+    uneven = [
+        replace(r, status="completed", val_loss=1.0 + 0.001 * r.seed)
+        for r in rows
+        if r.seed < 3 or r.trial == 3
+    ]
+    other = [replace(r, val_loss=r.val_loss + (r.trial == 3)) for r in uneven if r.val_loss]
+    overall = compared(uneven, other, study_a=study).overall
+    assert overall.trained is not None and overall.trained_seeds == 3
+    # Each of the nine later seeds would say 1.0.
+    assert overall.trained.mean == pytest.approx(1 / 4)
+
+
+def test_a_cell_without_pairs_leaves_the_trained_ones_paired() -> None:
+    study = lr_study(space={"method": "he", "lr": LRS[:2]}, replicates=4)
+    rows, _ = invent(study, with_curves=False)
+    whole = [replace(r, status="completed", val_loss=1.0 + 0.01 * r.seed) for r in rows]
+    few = [r for r in whole if r.trial == 0 or r.seed < 3]
+    lost = [
+        replace(r, status="diverged", val_loss=None)
+        if (r.trial, r.seed) == (1, 3)
+        else replace(r, val_loss=1.1 + 0.011 * r.seed)
+        for r in whole
+    ]
+    found = compared(few, lost, study_a=study)
+    assert found.cells["pairs"].to_list() == [4, None]
+    assert found.overall.trained_paired and found.overall.trained_seeds == 4
+    assert "paired t over 4 seeds" in " ".join(sentences(found))
+    assert found.overall.sign_test_p is None

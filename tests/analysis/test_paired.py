@@ -285,3 +285,30 @@ def test_the_best_is_a_cell_that_trained_even_where_a_lost_one_has_less_loss() -
     assert found.ties.best == 1
     assert found.verdict.best.startswith("Lowest loss: he at lr 1e-2")
     assert found.verdict.best.endswith("Cells whose every run diverged are left out.")
+
+
+def uneven(difference: float = 1.0) -> pl.DataFrame:
+    """Two series at 8 lr with 3 seeds, 12 at the last lr, which alone differs."""
+    loss_Ln = np.zeros((8, 12))
+    loss_Ln[-1] = difference
+    cells = two_series(loss_Ln)
+    few = [pl.col(name).list.head(3) for name in ("seeds", "losses")]
+    at_last = pl.col("lr") == pl.col("lr").max()
+    return cells.with_columns(
+        *(
+            pl.when(at_last).then(pl.col(name)).otherwise(one).alias(name)
+            for name, one in zip(("seeds", "losses"), few, strict=True)
+        )
+    )
+
+
+def test_places_with_more_seeds_weigh_no_more() -> None:
+    found = paired_difference(uneven(), "a", "b", layout=ALONG_LR)
+    # Each of the nine later seeds would say 1.0.
+    assert found.mean == pytest.approx(1 / 8)
+    assert (found.n, found.n_pairs, found.low) == (3, 24, None)
+
+
+def test_sampled_values_have_no_place_in_common() -> None:
+    found = paired_difference(uneven(), "a", "b", layout=replace(ALONG_LR, gridded=False))
+    assert (found.n, found.mean, found.sign_test_p) == (0, None, None)

@@ -8,7 +8,12 @@ from invented_study import invent, lr_study, planted_spikes
 from scipy import stats
 
 from wesar_sweep.analysis import Analysis
-from wesar_sweep.analysis.spike_statistics import STATISTICS, olmo_2_window, worst_spikes
+from wesar_sweep.analysis.spike_statistics import (
+    STATISTICS,
+    olmo_2_window,
+    spike_statistics,
+    worst_spikes,
+)
 from wesar_sweep.stability.spike_score import olmo_2_spike_score
 from wesar_sweep.store.frames import outcomes_frame
 
@@ -97,3 +102,37 @@ def test_without_a_curve_there_is_nothing_to_say() -> None:
     bare = Analysis(study, outcomes_frame(outcomes))
     assert bare.spike_statistics.is_empty() and bare.spike_statistics.schema == STATISTICS
     assert bare.worst_spikes.is_empty()
+
+
+def test_cells_with_more_seeds_weigh_no_more_and_equal_seeds_have_no_interval() -> None:
+    found = planted()
+    runs = found.run_spikes.runs
+    # Nine further seeds of the one cell of which seed 1 was unstable, with 8 spikes a run.
+    more = [
+        runs.filter(trial=0, seed=0).with_columns(
+            seed=pl.lit(seed, dtype=runs.schema["seed"]),
+            spikes=pl.lit(8, dtype=runs.schema["spikes"]),
+        )
+        for seed in range(2, 11)
+    ]
+    outcomes = found.raw_outcomes
+    ended = [
+        outcomes.filter(trial=0, seed=0).with_columns(
+            seed=pl.lit(seed, dtype=outcomes.schema["seed"])
+        )
+        for seed in range(2, 11)
+    ]
+    curves = dict(found.curves) | {(0, seed): found.curves[0, 0] for seed in range(2, 11)}
+    (row,) = spike_statistics(
+        replace(found.run_spikes, runs=pl.concat([runs, *more])),
+        pl.concat([outcomes, *ended]),
+        found.cells,
+        curves,
+    ).to_dicts()
+    (even,) = found.spike_statistics.to_dicts()
+    assert row["raw_n"] == even["raw_n"] + 9
+    for name in ("raw_per_run", "raw_per_run_low", "raw_per_run_high"):
+        assert row[name] == even[name]
+    none = replace(found.run_spikes, runs=runs.with_columns(spikes=pl.col("spikes") * 0))
+    (row,) = spike_statistics(none, outcomes, found.cells, found.curves).to_dicts()
+    assert (row["raw_per_run"], row["raw_per_run_low"]) == (0.0, None)

@@ -96,6 +96,16 @@ def test_continuous_studies_are_ranked() -> None:
     losses = [float(row[3]) for row in best_cells_table(found).rows]
     assert losses == sorted(losses) and len(losses) == 4
     assert "not laid out as a grid" in found.verdict.basin
+    # Cells have rates of their own: their sum is no binomial, so it has no interval.
+    k, n = int(found.cells["diverged"].sum()), int(found.cells["n"].sum())
+    assert found.verdict.stable == f"Divergence: {k} of {n} runs diverged over all cells."
+    assert f"{k}/{n}" in [row[3] for row in series_table(found).rows]
+
+
+def test_one_cell_is_a_binomial_and_keeps_its_interval() -> None:
+    study = lr_study(space={"method": ["he", "small"]}, replicates=3)
+    outcomes, _ = invent(study, [{"method": "he"}], with_curves=False)
+    assert "95 % interval 0 % to" in Analysis(study, outcomes_frame(outcomes)).verdict.stable
 
 
 def test_markdown_is_escaped_and_whole(analysis: Analysis) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from wesar_sweep.analysis.intervals import Matrix, Vector, percentile_interval
+from wesar_sweep.analysis.intervals import Matrix, Vector
 from wesar_sweep.analysis.lr_curves import SeriesLosses
 
 TOLERANCE = 0.05
@@ -44,7 +44,7 @@ SCHEMA = pl.Schema(
 with a counted run: ``touches_low`` and ``touches_high`` where no lr beyond was tried, ``lost_low``
 and ``lost_high`` the number of lr beyond that were tried and have no counted run, being pruned or
 failed. ``lost`` says how often and why an lr of the series has none, empty for never. ``note`` says
-why a figure is missing or unsure, and is empty where none is."""
+why a figure is missing or unsure, and is empty where none is. ``n_seeds``: the fewest of any lr."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def _row(one: SeriesLosses, tolerance: float) -> tuple[object, ...]:
         float(one.axis_L[best]),
         float(mean_L[best]),
         len(one.axis_L),
-        len(one.seeds),
+        one.n,
         tolerance,
         one.lost_words,
     )
@@ -139,15 +139,14 @@ def _row(one: SeriesLosses, tolerance: float) -> tuple[object, ...]:
         return (*nothing, *tail, only)
     log_lr_L = np.log10(one.axis_L)
     found = basins(log_lr_L, mean_L[None], tolerance=tolerance)
-    n = len(one.seeds)
     spread = None
-    if n >= 2:
+    if one.n >= 2:
         samples = basins(log_lr_L, one.resampled(), tolerance=tolerance).width
-        spread = percentile_interval(samples, n=n)
+        spread = one.interval(samples)
     ends_low, ends_high = bool(found.touches_low[0]), bool(found.touches_high[0])
     lost_low = int((one.lost < one.axis_L[0]).sum()) if ends_low else 0
     lost_high = int((one.lost > one.axis_L[-1]).sum()) if ends_high else 0
-    notes = [] if spread else ["one seed: no interval"]
+    notes = [] if spread else [one.one_seed_words]
     if one.lost_words:
         notes.append(f"lr without a counted run: {one.lost_words}")
     return (

@@ -2,12 +2,13 @@
 
 Cells are matched by the knobs that either study searches; a knob that both fix may differ, as may
 everything else in their files: that is what a comparison is about. Numbers are equal within
-`RELATIVE`, never by their bits. Of two cells of a study with one setting the one with the most runs
-stands.
+`RELATIVE`, never by their bits. Cells of a study with one setting are pooled where they share no
+seed; else the one with the most runs stands.
 
 Runs are *paired* by seed where both studies have the same corpus (by its hash) and the two cells
 the same batch and context: then equal seeds saw the same tokens at every step. Else the two samples
-are compared unpaired.
+are compared unpaired, and so are cells of which a run diverged whose seed the other study lacks, or
+that have one pair and further runs: the pairs would leave out what tells them apart.
 
 One test a matched cell. Where no run diverged in either study: the paired t-test of the capped
 losses (Welch's where unpaired). Where any did: Fisher's exact test of the counts, because the loss
@@ -27,6 +28,7 @@ import numpy as np
 import polars as pl
 
 from wesar_sweep.analysis.axes import format_value, searched_knobs, series_label
+from wesar_sweep.analysis.balanced import by_seed
 from wesar_sweep.analysis.differing import Differing, differing_provenance, differing_settings
 from wesar_sweep.analysis.intervals import Vector, sign_test
 from wesar_sweep.analysis.results import Analysis
@@ -100,6 +102,8 @@ class Overall:
     """Over the latter: by seed, the mean over cells; then `paired_t` (or `welch_t`) over seeds."""
     trained_seeds: int
     """Seeds behind ``trained``: common ones, or where unpaired the fewer of the two."""
+    trained_paired: bool
+    """Whether ``trained`` is of pairs, as where each of those cells has some."""
     diverged_a: int
     runs_a: int
     diverged_b: int
@@ -109,6 +113,11 @@ class Overall:
     sign_seeds: int
     identical_pairs: int
     pairs: int
+
+    @property
+    def identical(self) -> bool:
+        """Whether every counted run of the matched cells has a pair of the same loss."""
+        return 0 < self.identical_pairs == self.pairs == self.runs_a == self.runs_b
 
 
 @dataclass(frozen=True)
@@ -154,14 +163,17 @@ class Comparison:
 
     @cached_property
     def _matched(self) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-        return compare_cells(
-            self.a.cells, self.b.cells, knobs=self.knobs, same_corpus=bool(self.same_corpus)
-        )
+        a, b = self._pooled
+        return compare_cells(a, b, knobs=self.knobs, same_corpus=bool(self.same_corpus))
+
+    @cached_property
+    def _pooled(self) -> tuple[pl.DataFrame, pl.DataFrame]:
+        return pooled(self.a.cells, knobs=self.knobs), pooled(self.b.cells, knobs=self.knobs)
 
     @cached_property
     def overall(self) -> Overall:
         """All matched cells together."""
-        return overall(self.cells, self.a.cells, self.b.cells)
+        return overall(self.cells, *self._pooled)
 
     @property
     def paired(self) -> bool:
@@ -234,21 +246,62 @@ def compare_cells(
     return matched.with_columns(pl.col("differs").fill_null(False)), lone[0], lone[1]
 
 
+def pooled(cells: pl.DataFrame, *, knobs: Sequence[str]) -> pl.DataFrame:
+    """The cells with those of one setting made one, where their seeds are not the same.
+
+    A boundary search may try a value twice, with new seeds; none of these runs is to be lost. Cells
+    that share a seed are left alone, because equal settings and seeds give equal runs.
+
+    Args:
+        cells: As `wesar_sweep.analysis.cells.cells` gives them.
+        knobs: What makes a setting.
+
+    Returns:
+        The cells, a pooled one as the first of the most runs, with the counts, the runs and the
+        mean loss of all; its other figures stay those of that cell.
+    """
+    kept: list[dict[str, Any]] = []
+    by_key: dict[tuple[Scalar, ...], dict[str, Any]] = {}
+    alike = _alike([cells], knobs)
+    for row in cells.sort("n", "trial", descending=[True, False]).iter_rows(named=True):
+        key = _key(row, knobs, alike)
+        first = by_key.setdefault(key, row)
+        if first is row or set(first["seeds"]) & set(row["seeds"]):
+            kept.append(row)
+            continue
+        for name in ("n", "diverged", "pruned", "failed", "seeds", "losses", "diverged_seeds"):
+            if name in row:
+                first[name] = first[name] + row[name]
+        if first["n"]:
+            first["loss"] = float(np.mean(first["losses"]))
+    return pl.DataFrame(kept, schema=cells.schema, orient="row").sort("trial")
+
+
+def _alike(frames: Sequence[pl.DataFrame], knobs: Sequence[str]) -> dict[str, dict[float, float]]:
+    """Knob -> each of its values in all the frames -> the one that stands for its equals."""
+    return {
+        knob: _merged([value for frame in frames for value in frame[knob].drop_nulls()])
+        for knob in knobs
+        if knob_table()[knob].kind == "number"
+    }
+
+
+def _key(
+    row: Mapping[str, Any], knobs: Sequence[str], alike: Mapping[str, Mapping[float, float]]
+) -> tuple[Scalar, ...]:
+    return tuple(alike.get(knob, {}).get(row[knob], row[knob]) for knob in knobs)
+
+
 def _by_setting(
     a: pl.DataFrame, b: pl.DataFrame, knobs: Sequence[str]
 ) -> tuple[dict[tuple[Scalar, ...], dict[str, Any]], dict[tuple[Scalar, ...], dict[str, Any]]]:
     """The cells of both by their setting, in the order of their trials."""
-    alike = {
-        knob: _merged([*a[knob].drop_nulls(), *b[knob].drop_nulls()])
-        for knob in knobs
-        if knob_table()[knob].kind == "number"
-    }
+    alike = _alike([a, b], knobs)
     found = []
     for frame in (a, b):
         own: dict[tuple[Scalar, ...], dict[str, Any]] = {}
         for row in frame.sort("n", "trial", descending=[True, False]).iter_rows(named=True):
-            key = tuple(alike.get(knob, {}).get(row[knob], row[knob]) for knob in knobs)
-            own.setdefault(key, row)
+            own.setdefault(_key(row, knobs, alike), row)
         found.append(dict(sorted(own.items(), key=lambda item: item[1]["trial"])))
     return found[0], found[1]
 
@@ -287,6 +340,10 @@ def _compared(a: Mapping[str, Any], b: Mapping[str, Any], *, same_corpus: bool) 
     of_a, of_b = (dict(zip(r["seeds"], r["losses"], strict=True)) for r in (a, b))
     common = [seed for seed in of_a if seed in of_b]
     paired = same_corpus and bool(common) and all(a[name] == b[name] for name in _ORDER)
+    if paired and not len(common) == a["n"] == b["n"]:
+        # Adaptive replicates: the pairs must be of all that diverged, and more than one.
+        lost = {*a["diverged_seeds"], *b["diverged_seeds"]}
+        paired = len(common) > 1 and lost <= set(common)
     if paired:
         losses_a = np.array([of_a[seed] for seed in common])
         losses_b = np.array([of_b[seed] for seed in common])
@@ -335,7 +392,8 @@ def overall(matched: pl.DataFrame, a: pl.DataFrame, b: pl.DataFrame) -> Overall:
             for side, frame in (("a", a), ("b", b))
         ]
     )
-    spread, seeds = _over_seeds(long, paired=paired)
+    trained_paired = trained["pairs"].null_count() == 0 and not trained.is_empty()
+    spread, seeds = _over_seeds(long, paired=trained_paired)
     signs = _signs(both, a, b) if paired else None
     totals = both.select("diverged_a", "n_a", "diverged_b", "n_b").sum().row(0)
     mean = both["difference"].mean()
@@ -345,6 +403,7 @@ def overall(matched: pl.DataFrame, a: pl.DataFrame, b: pl.DataFrame) -> Overall:
         trained_cells=trained.height,
         trained=spread,
         trained_seeds=seeds,
+        trained_paired=trained_paired,
         diverged_a=totals[0],
         runs_a=totals[1],
         diverged_b=totals[2],
@@ -357,24 +416,15 @@ def overall(matched: pl.DataFrame, a: pl.DataFrame, b: pl.DataFrame) -> Overall:
 
 
 def _over_seeds(long: pl.DataFrame, *, paired: bool) -> tuple[Difference | None, int]:
-    """The difference over cells (cell, seed, loss, side) with one figure a seed."""
+    """The difference over cells (cell, seed, loss, side), one figure a seed that all cells have."""
     if paired:
         wide = long.filter(pl.col("side") == "a").join(
             long.filter(pl.col("side") == "b"), on=["cell", "seed"], suffix="_b"
         )
-        by_seed = wide.group_by("seed").agg((pl.col("loss_b") - pl.col("loss")).mean().alias("d"))
-        differences = by_seed.sort("seed")["d"].to_numpy()
+        wide = wide.with_columns(d=pl.col("loss_b") - pl.col("loss"))
+        differences = by_seed(wide, "d", cell="cell")
         return paired_t(differences), len(differences)
-    # A cell's own level out first, so that seeds which lack a cell stay comparable.
-    level = long.group_by("cell", "side").agg(pl.col("loss").mean())
-    level = level.group_by("cell").agg(level=pl.col("loss").mean())
-    by_side = (
-        long.join(level, on="cell")
-        .group_by("side", "seed")
-        .agg((pl.col("loss") - pl.col("level")).mean().alias("d"))
-        .sort("seed")
-    )
-    sides = [by_side.filter(pl.col("side") == s)["d"].to_numpy() for s in ("a", "b")]
+    sides = [by_seed(long.filter(pl.col("side") == s), "loss", cell="cell") for s in ("a", "b")]
     return welch_t(*sides), min(map(len, sides))
 
 

@@ -96,24 +96,27 @@ def tail(n: int) -> float:
     return float(special.ndtr(-math.sqrt(n / (n - 1)) * _student_quantile(n - 1)))
 
 
-def percentile_interval(samples: Vector, *, n: int) -> Interval | None:
+def percentile_interval(samples: Vector, *, n: int, least: int | None = None) -> Interval | None:
     """The expanded percentile interval of a figure computed once a resample of `resamples(n)`.
 
     Args:
         samples: [B] the figure of each resample; NaN where a resample has none.
         n: Number of seeds.
+        least: The fewest seeds behind any mean that the figure is made of, where not all have n:
+            the tail is theirs, because the figure is no surer than the least sure of its parts.
 
     Returns:
-        None where n is 1 (one seed has no spread) or the figure is nowhere finite.
+        None where n or `least` is 1 (one seed has no spread) or the figure is nowhere finite.
     """
     usable = np.isfinite(samples)
-    if n < 2 or not usable.any():
+    fewest = n if least is None else least
+    if fewest < 2 or not usable.any():
         return None
     order = np.argsort(samples[usable], kind="stable")
     values = samples[usable][order]
     share = resamples(n).probability[usable][order]
     share = share / share.sum()
-    cut = tail(n)
+    cut = tail(fewest)
     # Summed from each end, so that the two tails are treated alike to the last bit.
     from_below, from_above = np.cumsum(share), np.cumsum(share[::-1])
     last = len(values) - 1

@@ -12,7 +12,7 @@ import polars as pl
 
 from wesar_sweep.analysis.axes import Axes
 from wesar_sweep.analysis.cells import one_cell_a_place, with_capped_loss, without_count
-from wesar_sweep.analysis.intervals import Matrix, Vector, resamples
+from wesar_sweep.analysis.intervals import Interval, Matrix, Vector, percentile_interval, resamples
 from wesar_sweep.config.study import Study
 
 _COLUMNS = (
@@ -53,6 +53,24 @@ class SeriesLosses:
     """Why, and how many: ``pruned or failed (3 cells)``; empty for none."""
     to_come: int = 0
     """Places of the study's grid at which no run of this series has ended."""
+
+    @property
+    def n(self) -> int:
+        """The fewest seeds of any place: what a figure over all places rests on; 0 without one."""
+        return int(np.isfinite(self.loss_Ln).sum(axis=1).min()) if len(self.axis_L) else 0
+
+    @property
+    def one_seed_words(self) -> str:
+        """Why there is no interval where `n` is 1."""
+        return f"{'one seed' if len(self.seeds) < 2 else 'one seed at some lr'}: no interval"
+
+    def interval(self, samples: Vector) -> Interval | None:
+        """The interval of a figure of all places, computed once a resample of `resampled`.
+
+        Its tail is that of `n` seeds: adaptive replicates give some places many more than others,
+        and the union of them would make the interval too narrow.
+        """
+        return percentile_interval(samples, n=len(self.seeds), least=self.n)
 
     @property
     def mean_L(self) -> Vector:

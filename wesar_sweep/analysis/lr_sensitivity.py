@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from wesar_sweep.analysis.intervals import percentile_interval
 from wesar_sweep.analysis.lr_curves import SeriesLosses
 
 CAVEATS: tuple[str, ...] = (
@@ -40,7 +39,8 @@ SCHEMA = pl.Schema(
     ]
 )
 """``sensitivity`` in nats; ``even``: the grid is evenly spaced in log lr, as it should be;
-``incomplete``: a place of the grid has no counted run, so that there is no mean over the grid."""
+``incomplete``: a place of the grid has no counted run, so that there is no mean over the grid;
+``n_seeds``: the fewest of any lr."""
 
 
 def lr_sensitivity(series: list[SeriesLosses]) -> pl.DataFrame:
@@ -60,7 +60,7 @@ def lr_sensitivity(series: list[SeriesLosses]) -> pl.DataFrame:
 
 
 def _row(one: SeriesLosses) -> tuple[object, ...]:
-    n, places = len(one.seeds), len(one.axis_L)
+    n, places = one.n, len(one.axis_L)
     ends = (float(one.axis_L[0]), float(one.axis_L[-1])) if places else (None, None)
     tail = (*ends, places, n)
     nothing = (one.series, one.method, None, None, None)
@@ -77,11 +77,11 @@ def _row(one: SeriesLosses) -> tuple[object, ...]:
     spread = None
     if n >= 2:
         sample_BL = one.resampled()
-        spread = percentile_interval(sample_BL.mean(axis=1) - sample_BL.min(axis=1), n=n)
+        spread = one.interval(sample_BL.mean(axis=1) - sample_BL.min(axis=1))
     step_L = np.diff(np.log10(one.axis_L))
     even = bool(step_L.max() <= UNEVEN * step_L.min())
     notes = [] if even else ["the grid is unevenly spaced in log lr"]
     if n < 2:
-        notes.append("one seed: no interval")
+        notes.append(one.one_seed_words)
     bounds = (spread.low, spread.high) if spread else (None, None)
     return (one.series, one.method, value, *bounds, *tail, even, False, "; ".join(notes))

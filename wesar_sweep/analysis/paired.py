@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from wesar_sweep.analysis.axes import Axes
+from wesar_sweep.analysis.balanced import balanced, by_seed
 from wesar_sweep.analysis.cells import one_cell_a_place, ranked
 from wesar_sweep.analysis.intervals import bootstrap_mean, sign_test, student_mean
 from wesar_sweep.analysis.run_spikes import run_spikes
@@ -53,7 +54,8 @@ class PairedDifference:
     a: str
     b: str
     pairs: pl.DataFrame
-    """Every pair, as `DIFFERENCE` says; ``place`` is the index along the axis."""
+    """As `DIFFERENCE` says; ``place`` is the index along the axis. Only of seeds that have a pair
+    at every place where any has one: others would weigh the places that were given more seeds."""
     refused: int
     """Pairs with a common seed and place that saw other batches, and so are not compared."""
     mean: float | None
@@ -125,7 +127,7 @@ def paired_difference(cells: pl.DataFrame, a: str, b: str, *, layout: Axes) -> P
 
     Only runs of one batch and context are paired, because others saw other tokens. Equal lr is not
     equal treatment where a method changes the meaning of lr; `best_difference` compares each at its
-    own best.
+    own best. Nothing is paired where the axis was sampled and not laid out as a grid.
 
     Args:
         cells: As `wesar_sweep.analysis.cells.cells` gives them.
@@ -136,6 +138,9 @@ def paired_difference(cells: pl.DataFrame, a: str, b: str, *, layout: Axes) -> P
     placed = one_cell_a_place(cells.filter(pl.col("n") > 0), layout=layout)
     long = placed.select("series", "place", *_ORDER, seed="seeds", loss="losses")
     long = long.explode("seed", "loss")
+    if not layout.gridded:
+        # Sampled values have no place in common.
+        long = long.clear()
     return _difference(
         a, b, *(long.filter(pl.col("series") == name).drop("series") for name in (a, b))
     )
@@ -207,15 +212,16 @@ def _difference(a: str, b: str, of_a: pl.DataFrame, of_b: pl.DataFrame) -> Paire
         .sort("place", "seed")
         .select(DIFFERENCE.names())
     )
-    by_seed = pairs.group_by("seed").agg(pl.col("difference").mean()).sort("seed")
-    differences = by_seed["difference"].to_numpy()
+    refused = met - pairs.height
+    pairs = balanced(pairs, cell="place")
+    differences = by_seed(pairs, "difference", cell="place")
     n = len(differences)
     spread = bootstrap_mean(differences) if n >= MIN_BOOTSTRAP_SEEDS else None
     return PairedDifference(
         a=a,
         b=b,
         pairs=pairs,
-        refused=met - pairs.height,
+        refused=refused,
         mean=float(differences.mean()) if n else None,
         low=spread.low if spread else None,
         high=spread.high if spread else None,

@@ -16,7 +16,6 @@ import polars as pl
 
 from wesar_sweep.analysis.axes import Axes, series_label
 from wesar_sweep.analysis.basin import TOLERANCE
-from wesar_sweep.analysis.intervals import percentile_interval
 from wesar_sweep.analysis.lr_curves import SeriesLosses
 from wesar_sweep.config.parameter_count import model_parameters
 from wesar_sweep.config.run import Architecture
@@ -113,7 +112,7 @@ def sizes(
 
 
 def _best(one: SeriesLosses) -> dict[str, Any]:
-    n, places = len(one.seeds), len(one.axis_L)
+    n, places = one.n, len(one.axis_L)
     figures: dict[str, Any] = {"n_lr": places, "n_seeds": n, "note": one.lost_words}
     if not places:
         return figures | {"note": f"no lr has a counted run: {one.lost_words}"}
@@ -124,7 +123,7 @@ def _best(one: SeriesLosses) -> dict[str, Any]:
         return figures | {"note": "no cell got below its initial loss"}
     spread = None
     if n >= 2:
-        spread = percentile_interval(one.axis_L[one.resampled().argmin(axis=1)], n=n)
+        spread = one.interval(one.axis_L[one.resampled().argmin(axis=1)])
     return figures | {
         "best_lr": float(one.axis_L[best]),
         "best_lr_low": spread.low if spread else None,

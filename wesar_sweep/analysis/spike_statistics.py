@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from wesar_sweep.analysis.balanced import balanced_mean, by_seed
 from wesar_sweep.analysis.intervals import student_mean
 from wesar_sweep.analysis.run_spikes import EVENTS, RunSpikes
 from wesar_sweep.stability.spike_score import OLMO_2_WINDOW, olmo_2_spike_score
@@ -47,7 +48,8 @@ STATISTICS = pl.Schema(
     ]
 )
 """A row a series. Of each kind: ``n`` runs that could be judged, ``spikes`` in all of them,
-``per_run`` their mean with Student's interval over seeds, ``runs`` with any, the median
+``per_run`` the mean a run over the seeds that every cell has, with Student's interval over these
+(null where they are equal; where there is none, the mean over cells), ``runs`` with any, the median
 ``height`` in nats and the median ``recovery`` in steps (inf where the median spike never recovered;
 null without a spike). ``olmo_2_loss`` and ``olmo_2_grad_norm`` are the mean OLMo-2 spike scores, in
 percent, of the ``olmo_2_n`` runs that are longer than the window."""
@@ -129,13 +131,14 @@ def _counted(runs: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
 
 
 def _kind(judged: pl.DataFrame, events: pl.DataFrame, count: str) -> dict[str, Any]:
-    by_seed = judged.group_by("seed").agg(pl.col(count).mean()).sort("seed")[count]
-    spread = student_mean(by_seed.to_numpy().astype(np.float64), least=0.0)
+    means = by_seed(judged, count, cell="trial")
+    # Equal seeds, as where no run has a spike, are no sign of certainty.
+    spread = student_mean(means, least=0.0) if len(set(means)) > 1 else None
     recovery = events["steps_to_recover"].cast(pl.Float64).fill_null(np.inf)
     return {
         "n": judged.height,
         "spikes": int(judged[count].sum()),
-        "per_run": judged[count].mean(),
+        "per_run": balanced_mean(judged, count, cell="trial"),
         "per_run_low": spread.low if spread else None,
         "per_run_high": spread.high if spread else None,
         "runs": int((judged[count] > 0).sum()),

@@ -200,7 +200,8 @@ def _basin(basins: pl.DataFrame, *, layout: Axes, so_far: str) -> str:
     ends = [word for word in ("low", "high") if top[f"touches_{word}"]]
     width = f"{'at least ' if is_lower_bound(top) else ''}{top['width']:.2f} decades of lr"
     if top["width_low"] is None:
-        spread = "one seed, so there is no interval"
+        lone = "one seed" if "one seed: " in top["note"] else "an lr has one seed"
+        spread = f"{lone}, so there is no interval"
     else:
         low, high = f"{top['width_low']:.2f}", f"{top['width_high']:.2f}"
         spread = _spread(low, high, n=top["n_seeds"])
@@ -283,8 +284,12 @@ def _stable(stable: pl.DataFrame, cells: pl.DataFrame, *, layout: Axes, so_far: 
         spread = wilson(k, n)
         if spread is None:
             return "Divergence: no run counts yet."
+        text = f"Divergence{so_far}: {k} of {_count(n, 'run')} diverged"
+        if cells.filter(pl.col("n") > 0).height > 1:
+            # Cells have rates of their own: their sum is no binomial.
+            return f"{text} over all cells."
         bounds = f"95 % interval {percent(spread.low)} to {percent(spread.high)}"
-        return f"Divergence{so_far}: {k} of {_count(n, 'run')} diverged over all cells ({bounds})."
+        return f"{text} ({bounds})."
     known = stable.filter(pl.col("lr").is_not_null())
     if known.is_empty():
         counted = stable.filter(pl.col("next_n") > 0)

@@ -128,10 +128,11 @@ def cautions(comparison: Comparison) -> list[str]:
     lone = comparison.cells.filter(comparison.cells["pairs"].is_null()).height
     if comparison.same_corpus and comparison.paired and lone:
         found.append(
-            f"{_count(lone, 'matched cell')} without pairs: other batch or no seed common."
+            f"{_count(lone, 'matched cell')} without pairs: other batch, or too few "
+            "seeds common to speak for all runs."
         )
     elif comparison.same_corpus and not comparison.paired and comparison.cells.height:
-        found.append("No run is paired: no seed in common, or another batch or context.")
+        found.append("No run is paired: too few seeds in common, or another batch or context.")
     return found
 
 
@@ -140,7 +141,7 @@ def sentences(comparison: Comparison) -> list[str]:
     found = [_matched(comparison), _different(comparison)]
     both = comparison.overall
     if both.cells:
-        if both.identical_pairs < both.pairs or not both.pairs:
+        if not both.identical:
             found.append(_overall(comparison))
         lost = f"A {both.diverged_a}/{both.runs_a}, B {both.diverged_b}/{both.runs_b}"
         text = f"Diverged runs of the matched cells: {lost}"
@@ -160,7 +161,7 @@ def _matched(comparison: Comparison) -> str:
 
 def _different(comparison: Comparison) -> str:
     tested, both = comparison.tested, comparison.overall
-    if both.pairs and both.identical_pairs == both.pairs:
+    if both.identical:
         return f"All {both.pairs} pairs of runs have the same loss to the last bit."
     if not both.cells:
         return "No cell has a counted run in both."
@@ -189,7 +190,7 @@ def _overall(comparison: Comparison) -> str:
     )
     if both.trained is None:
         return f"{text}; too few seeds for an interval."
-    test = f"{'paired ' if comparison.paired else ''}t over {_count(both.trained_seeds, 'seed')}"
+    test = f"{'paired ' if both.trained_paired else ''}t over {_count(both.trained_seeds, 'seed')}"
     return (
         f"{text}; over the {both.trained_cells} in which no run diverged {_spread(both.trained)} "
         f"(95 %, {test}; p = {both.trained.p:.2g})."

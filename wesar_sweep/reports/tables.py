@@ -14,8 +14,8 @@ import polars as pl
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title, format_value
+from wesar_sweep.analysis.balanced import balanced_mean
 from wesar_sweep.analysis.cells import one_cell_a_place
-from wesar_sweep.analysis.intervals import wilson
 from wesar_sweep.analysis.verdict import is_lower_bound, percent, setting
 
 Metric = Literal["loss", "ppl", "bpb"]
@@ -243,11 +243,11 @@ def series_table(analysis: Analysis) -> Table:
     for best in analysis.best_cells.iter_rows(named=True):
         name, cell = best["series"], MatrixCell(best)
         own = analysis.cells.filter(pl.col("series") == name)
+        # No interval: cells have rates of their own, so that their sum is no binomial.
         runs, diverged = int(own["n"].sum()), int(own["diverged"].sum())
-        spread = MatrixCell(own.row(0, named=True) | _rate(diverged, runs)).divergence_interval
         loss = " ".join(filter(None, [cell.value("loss"), _bracket(cell.interval("loss"))]))
         loss += f", {best['pruned']} pruned" if best["pruned"] else ""
-        row = [name, loss, f"{diverged}/{runs} ({spread})" if runs else "–"]
+        row = [name, loss, f"{diverged}/{runs}" if runs else "–"]
         if analysis.layout.axis is not None:
             row.insert(1, _axis_value(best, analysis))
         if analysis.shows_effective_lr:
@@ -263,16 +263,6 @@ def series_table(analysis: Analysis) -> Table:
         )
         rows.append(tuple(row))
     return Table(tuple(columns), tuple(rows), (False, *(True for _ in columns[1:])))
-
-
-def _rate(k: int, n: int) -> dict[str, Any]:
-    spread = wilson(k, n)
-    return {
-        "n": n,
-        "diverged": k,
-        "rate_low": spread.low if spread else None,
-        "rate_high": spread.high if spread else None,
-    }
 
 
 def _axis_value(row: Mapping[str, Any], analysis: Analysis) -> str:
@@ -322,8 +312,8 @@ def _spikes(analysis: Analysis, series: str, kind: str) -> str:
     trials = analysis.cells.filter(pl.col("series") == series)["trial"].to_list()
     counted = analysis.outcomes.filter(
         pl.col("trial").is_in(trials) & pl.col("status").is_in(["completed", "diverged"])
-    )[kind].drop_nulls()
-    return _mean_words(counted.mean())
+    ).drop_nulls(kind)
+    return _mean_words(balanced_mean(counted, kind, cell="trial"))
 
 
 def csv_frame(analysis: Analysis) -> pl.DataFrame:
