@@ -17,7 +17,7 @@ from wesar_sweep.config.boundary import BoundarySearch, boundary_search
 from wesar_sweep.reports.drawing import IS_SHOWN, Chart, finish, inline, rounded, tooltips
 from wesar_sweep.reports.tables import Table
 from wesar_sweep.reports.theme import ROLE_COLOURS
-from wesar_sweep.stability.boundary import BEYOND
+from wesar_sweep.stability.boundary import BEYOND, NARROW
 
 _FIT = alt.AutoSizeParams(type="fit", contains="padding")
 
@@ -122,9 +122,9 @@ def caption(analysis: Analysis) -> str:
     return (
         "The line is the boundary, where half of the seeds diverge; the bar its 95 % interval "
         "(credible, of a logistic rate); an arrow a boundary beyond the values. "
-        f"Each mark is a value that was tried with {study.least_replicates} seeds of its own, more "
-        f"orange where more of them diverged: {runs} runs in all. A series ends when its interval "
-        f"is at most {search.resolution:.3g} {unit} wide, or after {search.most} values. "
+        f"Each mark is a value, each time tried with {study.least_replicates} seeds of its "
+        f"own, more orange where more of them diverged: {runs} runs in all. A series ends "
+        f"when its interval is at most {search.resolution:.3g} {unit} wide, or after {search.most} values. "
         f"{saving(analysis)}"
     )
 
@@ -143,14 +143,26 @@ def alt_text(analysis: Analysis) -> str:
 def saving(analysis: Analysis) -> str:
     """How many runs a grid of the same resolution would have taken."""
     search, found = searched(analysis), analysis.boundary
-    runs, grid = int(found["runs"].sum()), int(found["grid_runs"].sum())
     seeds = analysis.study.least_replicates
+    partial = analysis.completeness.partial
+    reached = found.filter(pl.col("ended").is_in([NARROW, *BEYOND]))
+    told = found if partial else reached
+    runs, grid = int(told["runs"].sum()), int(told["grid_runs"].sum())
     words = "A grid of the same resolution "
     words += f"({search.grid_values} values, {seeds} seeds) has {grid} runs"
-    if analysis.completeness.partial:
+    if partial:
         return f"{words}; the search has trained {runs} so far."
+    missed = found.height - reached.height
+    if not reached.height:
+        return "No series reached the resolution, so no grid is compared."
     share = percent(1 - runs / grid) if runs < grid else "none"
-    return f"{words}; the search trained {runs} and saved {share} of them."
+    if not missed:
+        return f"{words}; the search trained {runs} and saved {share} of them."
+    return (
+        f"For the {reached.height} of {found.height} series that reached the resolution or ended "
+        f"beyond the values: {words[0].lower()}{words[1:]}; the search trained {runs} and saved "
+        f"{share} of them. The other {missed} did not reach it."
+    )
 
 
 def boundary_table(analysis: Analysis) -> Table:

@@ -185,7 +185,7 @@ def _overall(comparison: Comparison) -> str:
     both = comparison.overall
     text = (
         f"Mean difference B − A over {_count(both.cells, 'cell')}: {_signed(both.difference)} "
-        "nats, diverged runs at their initial loss"
+        "nats, diverged runs at min(final, initial) loss"
     )
     if both.trained is None:
         return f"{text}; too few seeds for an interval."

@@ -52,8 +52,8 @@ def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTab
         shown = metric or "ppl"
         caption = (
             f"{METRICS[shown].capitalize()}, mean over seeds ({seeds_words(analysis)}), diverged "
-            "runs counted at their initial loss; beneath it diverged/counted runs. Bold is the "
-            "lowest mean."
+            "runs counted at min(final, initial) loss; beneath it diverged/counted runs. Bold is "
+            "the lowest mean."
         )
         table = paper_table(analysis, grid, metric=shown)
         found.append(NamedTable("paper", caption, table, _paper_frame(analysis)))
