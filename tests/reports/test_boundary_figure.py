@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import polars as pl
 import pytest
 from invented_study import searched_study
 
@@ -52,6 +53,20 @@ def test_nothing_is_said_to_be_saved_where_the_resolution_was_not_reached() -> N
     assert set(none.boundary["ended"]) == {"2 cells, the most allowed"}
     assert module.saving(none) == "No series reached the resolution, so no grid is compared."
     assert "2 boundaries; 2 of them did not reach the resolution" in none.verdict.stable
+
+
+def test_failed_runs_are_in_no_denominator(searched: Analysis) -> None:
+    raw = searched.raw_outcomes
+    lost = raw.with_columns(
+        status=pl.when(pl.col("seed") % 3 == 2).then(pl.lit("failed")).otherwise("status"),
+        attempt=pl.when(pl.col("seed") % 3 == 2).then(9).otherwise("attempt"),
+    )
+    failed = Analysis(searched.study, lost)
+    kept = lost.filter((pl.col("status") != "failed") & (pl.col("method") == "he"))
+    (table,) = [one for one in tables(failed) if one.name == "boundary"]
+    row = {row[0]: row for row in table.table.rows}["he"]
+    assert row[4] == f"{(kept['status'] == 'diverged').sum()}/{kept.height}"
+    assert row[2].endswith(": 0/2 (≤ 66 %)")
 
 
 def test_one_boundary_is_one() -> None:

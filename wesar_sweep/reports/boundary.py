@@ -124,8 +124,8 @@ def caption(analysis: Analysis) -> str:
         "(credible, of a logistic rate); an arrow a boundary beyond the values. "
         f"Each mark is a value, each time tried with {study.least_replicates} seeds of its "
         f"own, more orange where more of them diverged: {runs} runs in all. A series ends "
-        f"when its interval is at most {search.resolution:.3g} {unit} wide, or after {search.most} values. "
-        f"{saving(analysis)}"
+        f"when its interval is at most {search.resolution:.3g} {unit} wide, or after "
+        f"{search.most} values. {saving(analysis)}"
     )
 
 
@@ -173,9 +173,9 @@ def boundary_table(analysis: Analysis) -> Table:
         (
             row["series"],
             boundary_words(row) if row["boundary"] is not None else "–",
-            "none" if row["stable"] is None else _value(row["stable"], search.along),
+            _stable(row, search.along),
             str(row["cells"]),
-            f"{row['diverged']}/{row['runs']}",
+            f"{row['diverged']}/{row['n']}",
             str(row["grid_runs"]),
             row["ended"] or "goes on",
         )
@@ -184,9 +184,9 @@ def boundary_table(analysis: Analysis) -> Table:
     heads = (
         "series",
         f"boundary {along} (95 %)",
-        f"largest stable {along} seen",
+        f"largest stable {along} seen (rate at most)",
         "values tried",
-        "diverged/runs",
+        "diverged/counted runs",
         "runs of a grid",
         "why it ended",
     )
@@ -197,7 +197,9 @@ def table_caption(analysis: Analysis) -> str:
     """The definition, and what the interval rests on."""
     return (
         f"Boundary: half of the seeds diverge there (posterior median, 95 % credible interval). "
-        f"Largest stable seen: no run diverged at it nor below it. {saving(analysis)}"
+        "Largest stable seen: no run diverged at it nor below it; 0 of the counted runs at it, and "
+        "in brackets the rate that the upper end of Wilson's 95 % interval still allows. "
+        f"{saving(analysis)}"
     )
 
 
@@ -230,6 +232,14 @@ def _measured() -> str:
         f"{low.width:.2f} and {high.width:.2f} decades; a grid of {low.grid_runs:.0f} runs had "
         f"{low.grid_width:.2f} and {high.grid_width:.2f}."
     )
+
+
+def _stable(row: dict[str, Any], along: str) -> str:
+    if row["stable"] is None:
+        return "none"
+    spread = wilson(0, row["stable_n"])
+    assert spread is not None, "a value without a counted run is not seen stable"
+    return f"{_value(row['stable'], along)}: 0/{row['stable_n']} (≤ {percent(spread.high)})"
 
 
 def _value(value: float, knob: str) -> str:
