@@ -82,7 +82,7 @@ def _history(analysis: Analysis) -> Figure:
             f"Each mark is a cell: the mean over its runs of the {name}{told} "
             f"({_runs_words(analysis)}), in the order in which {analysis.study.sampler.name} asked "
             f"for it. Filled: no run diverged; open: at least one did{capped}; "
-            "small crosses: cut short by the pruner, at the loss where that happened. The line is "
+            "small crosses: cut short by the pruner, at the value where that happened. The line is "
             "the best so far, of cells that were not cut short; being the least of many noisy "
             f"means, it looks better than it is."
         ),
