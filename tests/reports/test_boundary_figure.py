@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import polars as pl
 import pytest
 from invented_study import searched_study
 
 from wesar_sweep.analysis import Analysis
+from wesar_sweep.reports import boundary as module
 from wesar_sweep.reports import html, markdown
 from wesar_sweep.reports.figures import figures
 from wesar_sweep.reports.named_tables import tables
@@ -42,6 +44,41 @@ def test_the_table_says_what_was_saved(searched: Analysis) -> None:
     assert by_series["he"][-1] == "narrow enough"
     runs = searched.raw_outcomes.height
     assert f"has 153 runs; the search trained {runs} and saved" in table.caption
+
+
+def test_nothing_is_said_to_be_saved_where_the_resolution_was_not_reached() -> None:
+    study, outcomes = searched_study({"he": -1.0, "small": -2.5})
+    few = study.model_copy(update={"sampler": study.sampler.model_copy(update={"cells": 2})})
+    none = Analysis(few, outcomes_frame([one for one in outcomes if one.seed < 6]))
+    assert set(none.boundary["ended"]) == {"2 cells, the most allowed"}
+    assert module.saving(none) == "No series reached the resolution, so no grid is compared."
+    assert "2 boundaries; 2 of them did not reach the resolution" in none.verdict.stable
+
+
+def test_failed_runs_are_in_no_denominator(searched: Analysis) -> None:
+    raw = searched.raw_outcomes
+    lost = raw.with_columns(
+        status=pl.when(pl.col("seed") % 3 == 2).then(pl.lit("failed")).otherwise("status"),
+        attempt=pl.when(pl.col("seed") % 3 == 2).then(9).otherwise("attempt"),
+    )
+    failed = Analysis(searched.study, lost)
+    kept = lost.filter((pl.col("status") != "failed") & (pl.col("method") == "he"))
+    (table,) = [one for one in tables(failed) if one.name == "boundary"]
+    row = {row[0]: row for row in table.table.rows}["he"]
+    assert row[4] == f"{(kept['status'] == 'diverged').sum()}/{kept.height}"
+    assert row[2].endswith(": 0/2 (≤ 66 %)")
+
+
+def test_one_boundary_is_one() -> None:
+    study, outcomes = searched_study({"he": -1.0})
+    assert "for 1 boundary (" in Analysis(study, outcomes_frame(outcomes)).verdict.stable
+
+
+def test_the_page_says_what_the_search_looked_for(searched: Analysis) -> None:
+    page = html.render(searched, provenance={}, bundle="0;")
+    assert "looks where it found good cells" not in page and "as the sampler was told" not in page
+    assert "was searched for its boundary, so no line is drawn" in page
+    assert "the next ones for each further value" in page
 
 
 def test_page_and_text_say_how_it_was_found(searched: Analysis) -> None:

@@ -53,6 +53,14 @@ def test_what_was_not_recorded_is_said(analysis: Analysis) -> None:
     assert "has not ended, or was killed" in cost_tables(killed)[0].caption
 
 
+def test_a_failed_run_did_not_train_to_its_end() -> None:
+    study = lr_study(space={"method": "he", "lr": [1e-4]})
+    rows, _ = invent(study, with_curves=False)
+    rows[0] = replace(rows[0], status="failed", attempt=9)
+    (table, *_) = cost_tables(Analysis(study, outcomes_frame(rows)))
+    assert "All runs here but the 1 that failed trained to their end." in table.caption
+
+
 def test_bars_hold_every_token_that_was_asked_for(analysis: Analysis) -> None:
     (figure,) = cost_figures(analysis)
     spec = figure.chart.to_dict()

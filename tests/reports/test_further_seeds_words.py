@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from invented_study import lr_study, run_of
+from invented_study import invent, lr_study, run_of
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.reports import html, markdown, replicates
+from wesar_sweep.reports.comparison import _adaptive_cautions
 from wesar_sweep.reports.named_tables import tables
 from wesar_sweep.store.frames import outcomes_frame
 
@@ -55,6 +56,17 @@ def test_the_rule_and_its_cost_stand_in_every_report(grown: Analysis) -> None:
         assert "(simulated), not in 5 %" in report
     assert "Where further seeds went" in page
     assert grown.completeness.expected in page
+
+
+def test_a_stop_by_telling_apart_is_cautioned_of() -> None:
+    rule = {"min": 3, "max": 12, "until": {"told_apart": True}}
+    study = lr_study(space={"method": ["he", "small"], "lr": [1e-3]}, replicates=rule)
+    one = Analysis(study, outcomes_frame(invent(study, with_curves=False)[0]))
+    ((_, words),) = replicates.method(one)
+    for said in ("28, 43 and 58 %", "one diverged run", "82 %", "93.4 %"):
+        assert said in words
+    (caution,) = _adaptive_cautions("A", one)
+    assert "chose its numbers of seeds by outcomes" in caution and "82 %" in caution
 
 
 def test_a_fixed_number_says_nothing_of_it(analysis: Analysis) -> None:

@@ -41,6 +41,16 @@ def sampled(cells: int, *objectives: str) -> Analysis:
     return Analysis(study, outcomes_frame(rows))
 
 
+def test_words_of_told_and_capped_are_only_where_they_are_true() -> None:
+    def words(analysis: Analysis) -> str:
+        (history,) = (one for one in figures(analysis) if one.name == "search-history")
+        return history.caption
+
+    assert "as the sampler was told" not in words(sampled(12))
+    assert "counted at min(final, initial) loss" in words(sampled(12))
+    assert "initial" not in words(sampled(12, "divergence_rate"))
+
+
 def search_names(analysis: Analysis) -> list[str]:
     return [figure.name for figure in figures(analysis) if figure.section == "search"]
 

@@ -66,7 +66,47 @@ def test_every_second_axis_has_its_map() -> None:
     assert "he depth=1 width=64: between 1e-3 and 1" in named["stability-map"].alt
     # A grid's cells are chosen beforehand, and what all maps share is said once.
     assert "earlier outcomes" not in named["stability-map"].caption
-    assert [module.LIMITS in figure.caption for figure in named.values()] == [True, False]
+    assert [module.limits(study) in figure.caption for figure in named.values()] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("changes", "held", "not_held"),
+    [
+        ({}, ("more than 99 %", "if runs at different lr are independent", "89 %"), "chosen"),
+        ({"sampler": {"name": "random", "cells": 9}}, ("more than 99 %", "89 %"), "chosen"),
+        ({"sampler": {"name": "tpe", "cells": 9}}, ("at least 97 %", "chosen by outcomes"), "99 %"),
+        (
+            {"replicates": {"min": 3, "max": 9, "until": {"divergence_halfwidth": 0.2}}},
+            ("at least 97 %", "chosen by outcomes", "89 %"),
+            "99 %",
+        ),
+        (
+            {"sampler": {"name": "boundary", "along": "lr"}},
+            ("at least 97 %", "chosen by outcomes"),
+            "89 %",
+        ),
+        ({"pruner": {"name": "median"}}, ("no simulation says it",), "97 %"),
+    ],
+)
+def test_what_is_promised_depends_on_how_n_and_lr_were_chosen(
+    changes: dict[str, Any], held: tuple[str, ...], not_held: str
+) -> None:
+    words = module.limits(lr_study(**changes))
+    assert all(word in words for word in held) and not_held not in words
+
+
+@pytest.mark.parametrize(
+    ("sampler", "objective", "said"),
+    [
+        ({"name": "tpe", "cells": 9}, "val_loss", "leaves out where runs diverge"),
+        ({"name": "tpe", "cells": 9}, "divergence_rate", "beforehand; intervals"),
+        ({"name": "boundary", "along": "lr"}, "val_loss", "beforehand; intervals"),
+    ],
+)
+def test_only_a_search_for_low_losses_leaves_out_where_runs_diverge(
+    sampler: dict[str, Any], objective: str, said: str
+) -> None:
+    assert said in module._choice_words(lr_study(sampler=sampler, objectives=[objective]))
 
 
 def test_a_caption_states_n_rule_interval_and_rows_that_fall(analysis: Analysis) -> None:

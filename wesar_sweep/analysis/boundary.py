@@ -31,8 +31,10 @@ SCHEMA = pl.Schema(
         ("below", pl.Float64()),
         ("above", pl.Float64()),
         ("stable", pl.Float64()),
+        ("stable_n", pl.Int64()),
         ("cells", pl.Int64()),
         ("runs", pl.Int64()),
+        ("n", pl.Int64()),
         ("diverged", pl.Int64()),
         ("grid_runs", pl.Int64()),
         ("ended", pl.String()),
@@ -42,8 +44,9 @@ SCHEMA = pl.Schema(
 ``low`` to ``high``, null before any run has ended. ``below`` and ``above`` say how likely it lies
 beyond the least or the largest value that may be tried; an end of the interval beyond these is
 taken from what is supposed there, not from runs. ``stable`` is the largest tried value at and below
-which no run diverged. ``grid_runs`` is what a grid of the same resolution would have trained.
-``ended`` says why the search ended; null while it goes on. The knobs of the series follow."""
+which no run diverged, ``stable_n`` the counted runs at it. ``runs`` have ended, of which ``n``
+count: all but the failed ones. ``grid_runs`` is what a grid of the same resolution would have
+trained. ``ended`` says why the search ended; null while it goes on. Then the series' knobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ def boundaries(outcomes: pl.DataFrame, *, study: Study, layout: Axes) -> pl.Data
 def _row(steps: list[Step], *, study: Study, search: BoundarySearch) -> dict[str, object]:
     found = _known(steps, study=study, search=search)
     counted = any(step.n for step in steps)
-    value = search.value
+    value, stable = search.value, _stable(steps)
     return {
         "along": search.along,
         "boundary": value(found.median) if counted else None,
@@ -122,9 +125,11 @@ def _row(steps: list[Step], *, study: Study, search: BoundarySearch) -> dict[str
         "high": value(found.high) if counted else None,
         "below": found.below if counted else None,
         "above": found.above if counted else None,
-        "stable": _stable(steps),
+        "stable": stable,
+        "stable_n": sum(step.n for step in steps if step.value == stable),
         "cells": len(steps),
         "runs": sum(step.ended for step in steps),
+        "n": sum(step.n for step in steps),
         "diverged": sum(step.diverged for step in steps),
         "grid_runs": search.grid_values * study.least_replicates,
         "ended": found.ended,

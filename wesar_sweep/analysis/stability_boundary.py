@@ -180,5 +180,5 @@ def _note(fall: Fall, places: pl.DataFrame) -> str:
 
     words = f"the rate falls: {at(fall.first)}, {at(fall.later)}"
     if fall.p < 1 - CONFIDENCE:
-        return f"{words}; more than by chance (p {fall.p:.2g}), so there is no one boundary"
+        return f"{words}; suggests that there is no one boundary (uncorrected p {fall.p:.2g})"
     return f"{words}; chance may do that (p {fall.p:.2f})"

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import polars as pl
 
 from wesar_sweep.analysis.axes import Axes, axis_title, format_value, searched_knobs
+from wesar_sweep.analysis.choice import placed_words
 from wesar_sweep.analysis.intervals import CONFIDENCE, bootstrap_coverage_bound, wilson
 from wesar_sweep.analysis.paired import MIN_MARKED_SEEDS, Ties
 from wesar_sweep.config.study import Study
-from wesar_sweep.stability.boundary import BEYOND
+from wesar_sweep.stability.boundary import BEYOND, NARROW
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def verdict(
     so_far = " so far" if partial else ""
     return Verdict(
         best=_best(cells, study=study, layout=layout, ties=ties, so_far=so_far),
-        basin=_basin(basins, layout=layout, so_far=so_far),
+        basin=_basin(basins, study=study, layout=layout, so_far=so_far),
         stable=_boundary(boundary, so_far=so_far)
         if not boundary.is_empty()
         else _stable(stable, cells, layout=layout, so_far=so_far),
@@ -187,11 +188,15 @@ def _others(
         yield f"{behind} {are} ranked behind and not compared."
 
 
-def _basin(basins: pl.DataFrame, *, layout: Axes, so_far: str) -> str:
+def _basin(basins: pl.DataFrame, *, study: Study, layout: Axes, so_far: str) -> str:
+    if layout.axis != "lr" and "lr" in searched_knobs(study):
+        return "Basin width: the study is not laid out along lr, so no width is given."
     if layout.axis != "lr":
         return "Basin width: the study does not search lr, so there is no basin to measure."
     if not layout.gridded:
-        return "Basin width: lr was sampled, not laid out as a grid, so no width is given."
+        return (
+            f"Basin width: lr {placed_words(study)}, not laid out as a grid, so no width is given."
+        )
     known = basins.filter(pl.col("width").is_not_null())
     if known.is_empty():
         why = " and ".join(basins["note"].unique().sort().to_list()) or "no run has ended yet"
@@ -274,8 +279,14 @@ def _boundary(boundary: pl.DataFrame, *, so_far: str) -> str:
         text += f". Their 95 % intervals {'do not overlap' if apart else 'overlap'}"
     elif top["ended"] not in BEYOND:
         text += ", 95 % interval"
-    saved = f" (a grid of the same resolution: {grid})" if runs < grid else ""
-    return f"{text}. {_count(runs, 'run')} for {known.height} boundaries{saved}."
+    reached = known["ended"].is_in([NARROW, *BEYOND]).fill_null(value=False)
+    saved = ""
+    if not reached.all():
+        saved = f"; {(~reached).sum()} of them did not reach the resolution{so_far}"
+    elif runs < grid:
+        saved = f" (a grid of the same resolution: {grid})"
+    boundaries = "1 boundary" if known.height == 1 else f"{known.height} boundaries"
+    return f"{text}. {_count(runs, 'run')} for {boundaries}{saved}."
 
 
 def _stable(stable: pl.DataFrame, cells: pl.DataFrame, *, layout: Axes, so_far: str) -> str:

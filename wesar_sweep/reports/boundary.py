@@ -17,7 +17,7 @@ from wesar_sweep.config.boundary import BoundarySearch, boundary_search
 from wesar_sweep.reports.drawing import IS_SHOWN, Chart, finish, inline, rounded, tooltips
 from wesar_sweep.reports.tables import Table
 from wesar_sweep.reports.theme import ROLE_COLOURS
-from wesar_sweep.stability.boundary import BEYOND
+from wesar_sweep.stability.boundary import BEYOND, NARROW
 
 _FIT = alt.AutoSizeParams(type="fit", contains="padding")
 
@@ -122,10 +122,10 @@ def caption(analysis: Analysis) -> str:
     return (
         "The line is the boundary, where half of the seeds diverge; the bar its 95 % interval "
         "(credible, of a logistic rate); an arrow a boundary beyond the values. "
-        f"Each mark is a value that was tried with {study.least_replicates} seeds of its own, more "
-        f"orange where more of them diverged: {runs} runs in all. A series ends when its interval "
-        f"is at most {search.resolution:.3g} {unit} wide, or after {search.most} values. "
-        f"{saving(analysis)}"
+        f"Each mark is a value, each time tried with {study.least_replicates} seeds of its "
+        f"own, more orange where more of them diverged: {runs} runs in all. A series ends "
+        f"when its interval is at most {search.resolution:.3g} {unit} wide, or after "
+        f"{search.most} values. {saving(analysis)}"
     )
 
 
@@ -143,14 +143,26 @@ def alt_text(analysis: Analysis) -> str:
 def saving(analysis: Analysis) -> str:
     """How many runs a grid of the same resolution would have taken."""
     search, found = searched(analysis), analysis.boundary
-    runs, grid = int(found["runs"].sum()), int(found["grid_runs"].sum())
     seeds = analysis.study.least_replicates
+    partial = analysis.completeness.partial
+    reached = found.filter(pl.col("ended").is_in([NARROW, *BEYOND]))
+    told = found if partial else reached
+    runs, grid = int(told["runs"].sum()), int(told["grid_runs"].sum())
     words = "A grid of the same resolution "
     words += f"({search.grid_values} values, {seeds} seeds) has {grid} runs"
-    if analysis.completeness.partial:
+    if partial:
         return f"{words}; the search has trained {runs} so far."
+    missed = found.height - reached.height
+    if not reached.height:
+        return "No series reached the resolution, so no grid is compared."
     share = percent(1 - runs / grid) if runs < grid else "none"
-    return f"{words}; the search trained {runs} and saved {share} of them."
+    if not missed:
+        return f"{words}; the search trained {runs} and saved {share} of them."
+    return (
+        f"For the {reached.height} of {found.height} series that reached the resolution or ended "
+        f"beyond the values: {words[0].lower()}{words[1:]}; the search trained {runs} and saved "
+        f"{share} of them. The other {missed} did not reach it."
+    )
 
 
 def boundary_table(analysis: Analysis) -> Table:
@@ -161,9 +173,9 @@ def boundary_table(analysis: Analysis) -> Table:
         (
             row["series"],
             boundary_words(row) if row["boundary"] is not None else "–",
-            "none" if row["stable"] is None else _value(row["stable"], search.along),
+            _stable(row, search.along),
             str(row["cells"]),
-            f"{row['diverged']}/{row['runs']}",
+            f"{row['diverged']}/{row['n']}",
             str(row["grid_runs"]),
             row["ended"] or "goes on",
         )
@@ -172,9 +184,9 @@ def boundary_table(analysis: Analysis) -> Table:
     heads = (
         "series",
         f"boundary {along} (95 %)",
-        f"largest stable {along} seen",
+        f"largest stable {along} seen (rate at most)",
         "values tried",
-        "diverged/runs",
+        "diverged/counted runs",
         "runs of a grid",
         "why it ended",
     )
@@ -185,7 +197,9 @@ def table_caption(analysis: Analysis) -> str:
     """The definition, and what the interval rests on."""
     return (
         f"Boundary: half of the seeds diverge there (posterior median, 95 % credible interval). "
-        f"Largest stable seen: no run diverged at it nor below it. {saving(analysis)}"
+        "Largest stable seen: no run diverged at it nor below it; 0 of the counted runs at it, and "
+        "in brackets the rate that the upper end of Wilson's 95 % interval still allows. "
+        f"{saving(analysis)}"
     )
 
 
@@ -218,6 +232,14 @@ def _measured() -> str:
         f"{low.width:.2f} and {high.width:.2f} decades; a grid of {low.grid_runs:.0f} runs had "
         f"{low.grid_width:.2f} and {high.grid_width:.2f}."
     )
+
+
+def _stable(row: dict[str, Any], along: str) -> str:
+    if row["stable"] is None:
+        return "none"
+    spread = wilson(0, row["stable_n"])
+    assert spread is not None, "a value without a counted run is not seen stable"
+    return f"{_value(row['stable'], along)}: 0/{row['stable_n']} (≤ {percent(spread.high)})"
 
 
 def _value(value: float, knob: str) -> str:

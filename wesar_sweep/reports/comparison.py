@@ -21,6 +21,7 @@ from wesar_sweep.analysis.significance import ALPHA, Difference
 from wesar_sweep.analysis.verdict_changes import basin_words
 from wesar_sweep.errors import ConfigError, Problem
 from wesar_sweep.reports import markdown
+from wesar_sweep.reports.replicates import STOPPED
 from wesar_sweep.reports.tables import Table
 from wesar_sweep.store.atomic import write_atomically
 
@@ -109,6 +110,7 @@ def cautions(comparison: Comparison) -> list[str]:
                 f"{name} is not finished: {counts.ended} of {counts.expected_runs} runs have "
                 "ended, and only those are compared."
             )
+        found += _adaptive_cautions(name, study)
         if counts.failed:
             found.append(f"{name} has {counts.failed} runs that failed; they are in no figure.")
     if comparison.same_corpus is None:
@@ -134,6 +136,17 @@ def cautions(comparison: Comparison) -> list[str]:
     elif comparison.same_corpus and not comparison.paired and comparison.cells.height:
         found.append("No run is paired: too few seeds in common, or another batch or context.")
     return found
+
+
+def _adaptive_cautions(name: str, study: Analysis) -> list[str]:
+    adaptive = study.study.adaptive
+    if adaptive is None:
+        return []
+    words = (
+        f"{name} chose its numbers of seeds by outcomes: intervals and p of its cells promise less "
+        "than they say."
+    )
+    return [f"{words} {STOPPED}" if adaptive.until.told_apart else words]
 
 
 def sentences(comparison: Comparison) -> list[str]:
@@ -186,7 +199,7 @@ def _overall(comparison: Comparison) -> str:
     both = comparison.overall
     text = (
         f"Mean difference B − A over {_count(both.cells, 'cell')}: {_signed(both.difference)} "
-        "nats, diverged runs at their initial loss"
+        "nats, diverged runs at min(final, initial) loss"
     )
     if both.trained is None:
         return f"{text}; too few seeds for an interval."

@@ -132,7 +132,7 @@ def left_words(cost: Cost) -> str:
             text += f", {duration(lost['device_seconds'])} of devices"
         found.append(
             f"{text}); ending them where they diverged left {_tokens(lost['tokens_left'])} "
-            f"untrained ({lost['tokens_left'] / asked:.0%} of all asked for)."
+            f"untrained ({lost['tokens_left'] / asked:.0%} of all that these runs were asked for)."
         )
     cut = [by[name] for name in ("pruned", "never started") if name in by]
     if cut:
@@ -143,7 +143,12 @@ def left_words(cost: Cost) -> str:
             hours = duration(left / cost.tokens_per_second)
             text += f"; about {hours} of devices at this study’s mean speed"
         found.append(f"{text}).")
-    return " ".join(found) or "Every run trained to its end."
+    if found:
+        return " ".join(found)
+    failed = by["failed"]["runs"] if "failed" in by else 0
+    if failed:
+        return f"All runs here but the {failed} that failed trained to their end."
+    return "Every run here trained to its end."
 
 
 def cost_words(cost: Cost) -> str:

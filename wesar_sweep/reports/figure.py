@@ -59,8 +59,8 @@ def seeds_words(analysis: Analysis) -> str:
 
 def interval_words(analysis: Analysis) -> str:
     """How many seeds a bootstrap interval stands on, and what it can cover with so few."""
-    counts = [int(n) for n in analysis.cells["n"].to_list() if n > 0]
-    bound = bootstrap_coverage_bound(min(counts)) if counts and min(counts) >= 2 else 1.0
+    counts = [int(n) for n in analysis.cells["n"].to_list() if n >= 2]
+    bound = bootstrap_coverage_bound(min(counts)) if counts else 1.0
     words = seeds_words(analysis)
     if bound >= CONFIDENCE:
         return words

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title
+from wesar_sweep.analysis.choice import placed_words
 from wesar_sweep.config.space import values
 from wesar_sweep.reports import boundary, charts, curve_charts, effective_lr, stability_map
 from wesar_sweep.reports.cost_figures import cost_figures
@@ -64,9 +65,10 @@ def _loss_figures(analysis: Analysis) -> list[Figure]:
             f"higher. {rule}"
         )
     else:
+        placed = placed_words(analysis.study)
         what = (
-            f"Each mark is one run ({seeds}); {axis} was sampled, so no line is drawn. Open marks "
-            f"are diverged runs, at their capped loss. {rule}"
+            f"Each mark is one run ({seeds}); {axis} {placed}, so no line is drawn. "
+            f"Open marks are diverged runs, at their capped loss. {rule}"
         )
     shown = drawn_series(analysis)
     if len(shown) < len(set(analysis.cells["series"])):

@@ -23,6 +23,7 @@ import jinja2
 from markupsafe import Markup
 
 from wesar_sweep.analysis import Analysis
+from wesar_sweep.analysis.choice import chosen_words
 from wesar_sweep.analysis.verdict import ties_words
 from wesar_sweep.reports import asked
 from wesar_sweep.reports.curve_charts import drawn_runs
@@ -122,6 +123,7 @@ def render(
         series_count=len(analysis.series),
         seeds=seeds_words(analysis),
         ties=ties_words(analysis.ties),
+        chosen=chosen_words(analysis.study),
         matrix=grid,
         metrics={**METRICS, SPIKES: "spikes a run"},
         ranked=None if grid else best_cells_table(analysis),

@@ -9,7 +9,7 @@ from wesar_sweep.analysis.axes import axis_title, format_value
 from wesar_sweep.analysis.cells import one_cell_a_place
 from wesar_sweep.reports import boundary, replicates, stability_map
 from wesar_sweep.reports.cost_figures import cost_tables
-from wesar_sweep.reports.figure import divergence_words, seeds_words
+from wesar_sweep.reports.figure import divergence_words, interval_words, seeds_words
 from wesar_sweep.reports.named_table import NamedTable
 from wesar_sweep.reports.paired_table import paired_tables
 from wesar_sweep.reports.paper_tables import paper_tables
@@ -52,14 +52,17 @@ def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTab
         shown = metric or "ppl"
         caption = (
             f"{METRICS[shown].capitalize()}, mean over seeds ({seeds_words(analysis)}), diverged "
-            "runs counted at their initial loss; beneath it diverged/counted runs. Bold is the "
-            "lowest mean."
+            "runs counted at min(final, initial) loss; beneath it diverged/counted runs. Bold is "
+            "the lowest mean."
         )
         table = paper_table(analysis, grid, metric=shown)
         found.append(NamedTable("paper", caption, table, _paper_frame(analysis)))
     if not analysis.best_cells.is_empty():
-        caption = "Robustness of each series; 95 % intervals; ≥ marks a lower bound."
-        found.append(NamedTable("series", caption, series_table(analysis), _series_frame(analysis)))
+        found.append(
+            NamedTable(
+                "series", _series_words(analysis), series_table(analysis), _series_frame(analysis)
+            )
+        )
         caption = (
             "Every cell with a counted run, best first; 95 % intervals: Student's over seeds for "
             "the loss, Wilson's for the divergence rate."
@@ -99,6 +102,19 @@ def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTab
         *search_tables(analysis),
         *cost_tables(analysis),
     ]
+
+
+def _series_words(analysis: Analysis) -> str:
+    words = (
+        "Robustness of each series. 95 % intervals: Student's over seeds for the loss "
+        f"({seeds_words(analysis)})"
+    )
+    if analysis.layout.axis == "lr" and analysis.layout.gridded:
+        words += (
+            ", Wilson's for the rate at the largest stable lr, bootstraps over seeds for basin and "
+            f"LR sensitivity ({interval_words(analysis)}); ≥ marks a lower bound"
+        )
+    return f"{words}. {divergence_words(analysis.study.divergence)}"
 
 
 def paper_table(analysis: Analysis, grid: Matrix, *, metric: Metric) -> Table:

@@ -42,7 +42,10 @@ def paired_tables(analysis: Analysis) -> list[NamedTable]:
 
 def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
     if not row["n"]:
-        return (row["a"], row["b"], "–", "no seed in common", "–", "0")
+        many = row["refused"]
+        seeds = f"{many} seed{'' if many == 1 else 's'}"
+        why = f"{seeds} in common, of other batches" if many else "no seed in common"
+        return (row["a"], row["b"], "–", why, "–", "0")
     if row["difference_low"] is None:
         spread = ", ".join(f"{one:+.3f}" for one in row["differences"])
     else:

@@ -173,9 +173,9 @@ def _words(analysis: Analysis, sets: tuple[str, ...]) -> str:
     each = " of each size" if sizes else ""
     return (
         f"Perplexity of each series{at}: exp of the mean loss in nats a token over seeds with "
-        f"Student's 95 % interval ({seeds_words(analysis)}), diverged runs counted at their "
-        f"initial loss, and diverged/counted runs. Bold is the lowest mean{each}.{other} "
-        f"{divergence_words(analysis.study.divergence)}"
+        f"Student's 95 % interval ({seeds_words(analysis)}), diverged runs counted at "
+        f"min(final, initial) loss, and diverged/counted runs. Bold is the lowest mean{each}."
+        f"{other} {divergence_words(analysis.study.divergence)}"
     )
 
 

@@ -14,6 +14,14 @@ LISTED_CELLS = 40
 """Cells in the table for people, those with the most further seeds; the frame has all."""
 
 
+STOPPED = (
+    "Where seeds are added until two methods are told apart, their 95 % Student interval at the "
+    "stop held the true difference in 82 % and the best cell's own loss in 93.4 % of cases "
+    "(simulated: equal normal losses, 3 to 12 seeds)."
+)
+"""What a stop by `told_apart` does to intervals of the loss."""
+
+
 def rule_words(adaptive: AdaptiveReplicates) -> str:
     """When a cell gets further seeds, and how many at most."""
     conditions = []
@@ -115,7 +123,10 @@ def method(analysis: Analysis) -> list[tuple[str, str]]:
         words.append(
             "Each further seed is another chance to find a difference that is not there: two "
             "methods of equal normal losses are told apart at some number of seeds up to "
-            f"{adaptive.max} in {percent(falsely)} of cases (simulated), not in 5 %."
+            f"{adaptive.max} in {percent(falsely)} of cases (simulated), not in 5 %. That "
+            "supposes that no run diverges: one diverged run of one method alone counts as a "
+            "difference, and with true rates of 5, 10 and 20 % equal methods were told apart at 3 "
+            f"seeds in 28, 43 and 58 % of cases (simulated). {STOPPED}"
         )
     words.append("Seeds are added by the results alone, not by who trained them or when.")
     return [("Adaptive replicates", " ".join(words))]

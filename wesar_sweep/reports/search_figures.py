@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title
+from wesar_sweep.analysis.choice import choice
 from wesar_sweep.analysis.importance import RESAMPLES
 from wesar_sweep.analysis.search import dimensions
 from wesar_sweep.analysis.significance import ALPHA
@@ -11,6 +12,14 @@ from wesar_sweep.reports import search_charts
 from wesar_sweep.reports.figure import Figure
 from wesar_sweep.reports.named_table import NamedTable
 from wesar_sweep.reports.tables import Table
+
+_CROWDS = {
+    "grid": "",
+    "indifferent": "Where lines crowd says nothing of how good those cells are.",
+    "outcomes": "Where lines crowd, the sampler looked more often.",
+    "boundary": "Where lines crowd runs begin to diverge: there the search looked more often.",
+}
+"""What many lines together mean, by how cells were chosen."""
 
 
 def search_figures(analysis: Analysis) -> list[Figure]:
@@ -60,17 +69,20 @@ def _history(analysis: Analysis) -> Figure:
     cut, lost = (int((cells[name] > 0).sum()) for name in ("pruned", "diverged"))
     last = cells["best"].drop_nulls()
     best = f"The best at the end is {last[-1]:.4g}." if len(last) else ""
-    name = search_charts.TITLES[analysis.study.objectives[0]]
+    objective = analysis.study.objectives[0]
+    name = search_charts.TITLES[objective]
+    told = ", as the sampler was told" if choice(analysis.study) == "outcomes" else ""
+    capped = ", counted at min(final, initial) loss" if objective == "val_loss" else ""
     return Figure(
         name="search-history",
         section="search",
         title="History of the search",
         chart=search_charts.history(analysis),
         caption=(
-            f"Each mark is a cell: the mean over its runs of the {name}, as the sampler was told "
+            f"Each mark is a cell: the mean over its runs of the {name}{told} "
             f"({_runs_words(analysis)}), in the order in which {analysis.study.sampler.name} asked "
-            "for it. Filled: no run diverged; open: at least one did, counted at its initial loss; "
-            "small crosses: cut short by the pruner, at the loss where that happened. The line is "
+            f"for it. Filled: no run diverged; open: at least one did{capped}; "
+            "small crosses: cut short by the pruner, at the value where that happened. The line is "
             "the best so far, of cells that were not cut short; being the least of many noisy "
             f"means, it looks better than it is."
         ),
@@ -91,7 +103,7 @@ def _parallel_coordinates(analysis: Analysis) -> Figure:
             f"One line a cell ({_runs_words(analysis)}), orange for the best and grey for the "
             "worst; the last axis is its rank, the best with its figure, cells that the pruner cut "
             "short behind the others. Dashed: at least one run diverged. “none”: the cell does "
-            f"not have that knob. Where lines crowd, the sampler looked more often.{left_out}"
+            f"not have that knob. {_CROWDS[choice(analysis.study)]}{left_out}"
         ),
         alt=f"Parallel coordinates of {cells} cells. {analysis.verdict.best}",
     )
@@ -140,8 +152,9 @@ def _importance_words(analysis: Analysis) -> str:
     bias = (
         "On a grid every value was tried equally often."
         if analysis.study.sampler.name == "grid"
-        else "It is measured against where the sampler looked: a knob that it has already narrowed "
-        "counts for less, and knobs that it moved together share what either does."
+        else "It is measured against the cells that were tried, whatever values they crowd at: a "
+        "knob that a search has narrowed counts for less, and knobs that moved together share what "
+        "either does."
     )
     return (
         f"PED-ANOVA (arXiv 2304.10255, by Optuna): how differently the {row['best_cells']} {best} "

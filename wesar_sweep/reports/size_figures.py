@@ -72,12 +72,13 @@ def size_tables(analysis: Analysis) -> list[NamedTable]:
 def _words(analysis: Analysis) -> str:
     return (
         "Best lr is the lr of the grid with the least mean loss over seeds, diverged runs counted "
-        "at their initial loss; it is no finer than the grid, and at an edge of it the true best "
-        f"may lie beyond. Basin width is within {TOLERANCE:g} nats of each one's own best; ≥ marks "
-        "a lower bound. Intervals are 95 % bootstraps over seeds, resampled together at every lr "
-        f"({interval_words(analysis)}): of an lr that is picked from a grid they can be a single "
-        "value. Each point is of the trained size alone: nothing is extrapolated to other sizes, "
-        f"and steps and batch are those of the study. {divergence_words(analysis.study.divergence)}"
+        "at min(final, initial) loss; it is no finer than the grid, and at an edge of it the true "
+        f"best may lie beyond. Basin width is within {TOLERANCE:g} nats of each one's own best; ≥ "
+        "marks a lower bound. Intervals are 95 % bootstraps over seeds, resampled together at "
+        f"every lr ({interval_words(analysis)}, a bound for the mean of a symmetric loss, not for "
+        "a best lr that is picked from a grid: of such an lr they can be a single value). Each "
+        "point is of the trained size alone: nothing is extrapolated to other sizes, and steps and "
+        f"batch are those of the study. {divergence_words(analysis.study.divergence)}"
     )
 
 

@@ -11,8 +11,10 @@ import polars as pl
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title, format_value, searched_knobs
+from wesar_sweep.analysis.choice import choice, fixed_beforehand
 from wesar_sweep.analysis.stability_boundary import second_axes
 from wesar_sweep.analysis.verdict import percent
+from wesar_sweep.config.study import Study
 from wesar_sweep.reports.charts import decade_ticks, label_expression
 from wesar_sweep.reports.drawing import IS_SHOWN, Chart, finish, inline, rounded, tooltips
 from wesar_sweep.reports.tables import Table
@@ -23,18 +25,40 @@ INK = "#1d2430"
 MIDDLE = "#6b7a90"
 """On the bare page, light or dark."""
 
-_HEEDLESS = ("grid", "random", "qmc")
-"""Samplers that choose what to try whatever came of it."""
-
-LIMITS = (
+_ESTIMATE = (
     "The boundary is where isotonic regression passes one half: that the rate rises with lr is "
     "assumed, its shape is not, so it lies between two lr that were tried and no point between is "
     "a better guess. Its 95 % interval inverts exact binomial tests and ends at lr that were "
     "tried: "
-    "it holds the truth at least so often for any rate that rises and any n fixed beforehand, in "
-    "simulations of 3 to 10 seeds in more than 99 % of studies. The price is width: from a clean "
+)
+_FIXED = (
+    "it holds the truth at least so often for any rate that rises, if runs at different lr are "
+    "independent; in simulations of 3 to 10 seeds in more than 99 % of studies. "
+)
+_CHOSEN = (
+    "n or the lr was chosen by outcomes here, so that nothing guarantees how often it holds the "
+    "truth; in simulations it was at least 97 % of studies, if runs at different lr are "
+    "independent. "
+)
+_PRUNED = (
+    "the pruner chose n by outcomes here, so that nothing guarantees how often it holds the truth, "
+    "and no simulation says it. "
+)
+_SHARED = (
+    "Seeds shared along the axis, each with a threshold of its own, can lower that to about 89 %. "
+)
+_PRICE = (
+    "The price is width: from a clean "
     "jump it reaches one lr further on either side with 3 to 5 seeds, none with 6 or more."
 )
+
+
+def limits(study: Study) -> str:
+    """What the boundary supposes and how often its interval holds, of a study chosen so."""
+    promise = _FIXED if fixed_beforehand(study) else _CHOSEN if study.pruner is None else _PRUNED
+    # Each value of a boundary search has seeds of its own.
+    shared = _SHARED if study.pruner is None and choice(study) != "boundary" else ""
+    return f"{_ESTIMATE}{promise}{shared}{_PRICE}"
 
 
 def maps(analysis: Analysis) -> list[tuple[str, str | None]]:
@@ -274,22 +298,20 @@ def caption(analysis: Analysis, *, across: str | None, seeds: str) -> str:
         searched = [k for k in searched_knobs(analysis.study) if k not in ("method", layout.axis)]
         others = [axis_title(knob) for knob in searched if knob != across]
         words += f" Over {', '.join(others)} cells are pooled." if others else ""
-    if analysis.study.sampler.name not in _HEEDLESS:
-        words += (
-            " Where runs are was chosen by earlier outcomes, not beforehand: a sampler that seeks "
-            "low losses leaves out where runs diverge, and intervals promise less than they say."
-        )
+    words += _choice_words(analysis.study)
     if analysis.study.pruner is not None:
         words += " Pruned runs count nowhere, and more of those may have been about to diverge."
     boundary = analysis.stability_boundary(across=across)
     if boundary.is_empty():
         return words
     second = second_axes(analysis.study, layout) or (None,)
+    first = across == second[0]
+    said = limits(analysis.study) if first else "More is said of them under the map before."
     between = "bar" if layout.gridded else "box"
     words += (
         f" The thick {between} is where half of the runs diverge, the line below it its 95 % "
         f"interval, open where it has no end. "
-        f"{LIMITS if across == second[0] else 'More is said of them under the map before.'}"
+        f"{said}"
     )
     broken = boundary.filter(pl.col("fall_from_lr").is_not_null())
     if broken.height:
@@ -298,6 +320,16 @@ def caption(analysis: Analysis, *, across: str | None, seeds: str) -> str:
         )
         words += f" Not rising everywhere: {told}."
     return words
+
+
+def _choice_words(study: Study) -> str:
+    how = choice(study)
+    if how in ("grid", "indifferent"):
+        return ""
+    words = " Where runs are was chosen by earlier outcomes, not beforehand"
+    if how == "outcomes" and "val_loss" in study.objectives:
+        words += ": a sampler that seeks low losses leaves out where runs diverge"
+    return f"{words}; intervals promise less than they say."
 
 
 def alt_text(analysis: Analysis, *, across: str | None) -> str:

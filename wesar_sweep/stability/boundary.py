@@ -33,6 +33,9 @@ CONFIDENCE = 0.95
 ODD = 0.02
 """Share of results that are the other way round, wherever the boundary is."""
 
+NARROW = "narrow enough"
+"""How a series ends whose interval reached the resolution."""
+
 BEYOND = ("below the least value", "above the largest value")
 """How a search ends that finds no boundary among its values."""
 
@@ -110,7 +113,7 @@ def known(tried: tuple[Tried, ...], scale: Scale) -> Known:
     above = 1 - float(np.interp(scale.places[-1], edges, share))
     ended = None
     if high - low <= scale.resolution:
-        ended = "narrow enough"
+        ended = NARROW
     elif above > 1 - tail:
         ended = BEYOND[1]
     elif below > 1 - tail:
