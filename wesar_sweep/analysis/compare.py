@@ -111,6 +111,7 @@ class Overall:
     sign_test_p: float | None
     """Exact sign test over common seeds of which study diverged more often; None where unpaired."""
     sign_seeds: int
+    """Seeds of which they differ, which are all that the test goes by."""
     identical_pairs: int
     pairs: int
 
@@ -409,7 +410,7 @@ def overall(matched: pl.DataFrame, a: pl.DataFrame, b: pl.DataFrame) -> Overall:
         diverged_b=totals[2],
         runs_b=totals[3],
         sign_test_p=None if signs is None else sign_test(signs),
-        sign_seeds=0 if signs is None else len(signs),
+        sign_seeds=0 if signs is None else int((signs != 0).sum()),
         identical_pairs=int(both.filter("identical")["pairs"].sum()),
         pairs=int(both["pairs"].sum()),
     )

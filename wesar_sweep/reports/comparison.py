@@ -159,7 +159,7 @@ def sentences(comparison: Comparison) -> list[str]:
         lost = f"A {both.diverged_a}/{both.runs_a}, B {both.diverged_b}/{both.runs_b}"
         text = f"Diverged runs of the matched cells: {lost}"
         if both.sign_test_p is not None and both.diverged_a + both.diverged_b:
-            seeds = _count(both.sign_seeds, "seed")
+            seeds = _count(both.sign_seeds, "differing seed")
             text += f" (exact sign test over {seeds}: p = {both.sign_test_p:.2g})"
         found.append(f"{text}.")
     return found
