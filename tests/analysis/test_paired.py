@@ -201,6 +201,13 @@ def test_every_two_series_at_their_best_against_numpy_and_scipy(analysis: Analys
     assert table.table.rows[0][3].count(",") == 2
 
 
+def test_what_does_not_exist_is_named(analysis: Analysis) -> None:
+    with pytest.raises(ValueError, match="this study has no trial 99"):
+        analysis.best_difference(0, 99)
+    with pytest.raises(ValueError, match=r"rate must be between 0 and 1, not 1\.5"):
+        analysis.stability_boundary(rate=1.5)
+
+
 def test_a_seed_has_one_sign_however_many_pairs_it_has() -> None:
     loss_Ln = np.tile(np.array([[0.1, 0.2, 0.3]]), (8, 1))
     found = paired_difference(two_series(loss_Ln), "a", "b", layout=ALONG_LR)

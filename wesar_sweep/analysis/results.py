@@ -223,7 +223,10 @@ class Analysis:
 
         Raises:
             ConfigError: The study does not search such a number.
+            ValueError: The rate is not between 0 and 1.
         """
+        if not 0 < rate < 1:
+            raise ValueError(f"rate must be between 0 and 1, not {rate}")
         placed = self.stability_cells(across=across)
         return stability_boundary(placed, layout=self.layout, rate=rate)
 
@@ -236,7 +239,13 @@ class Analysis:
         return paired_difference(self.cells, a, b, layout=self.layout)
 
     def best_difference(self, a: int, b: int) -> PairedDifference:
-        """Cell b minus cell a, seed by seed; cells by their trials."""
+        """Cell b minus cell a, seed by seed; cells by their trials.
+
+        Raises:
+            ValueError: There is no such trial.
+        """
+        if unknown := sorted({a, b} - set(self.cells["trial"])):
+            raise ValueError(f"this study has no trial {unknown[0]}")
         return best_difference(self.cells, a, b)
 
     @cached_property

@@ -59,6 +59,8 @@ def update_ratios_of_a_layer(analysis: Analysis, *, layer: int | None = None) ->
         ValueError: No run that is drawn has that layer.
     """
     layers = layers_of(analysis, "update_ratio")
+    if not layers:
+        raise ValueError("no run of this study has probes of a layer: see probes.every")
     layer = middle_layer(layers) if layer is None else layer
     if layer not in layers:
         raise ValueError(f"layer must be one of {', '.join(map(str, layers))}, not {layer}")
