@@ -107,6 +107,9 @@ class Crew:
             self._start(*range(len(self._jobs), len(self._placements)))
             while self._jobs:
                 for index, (job, name) in list(self._jobs.items()):
+                    if index not in self._jobs:
+                        # Dismissed, because one before it found that nothing is left to train.
+                        continue
                     state = job.wait() if self._sweep.launcher == "inline" else job.poll()
                     if asked or self._directory.stop_file.exists():
                         self._stop(asked)
