@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from slurm_cluster import wait_for
 from test_end_to_end import STUDY, assert_same_runs, command, run
 
 from wesar_sweep.store.beat import read_beats
 from wesar_sweep.store.layout import StudyDirectory
+from wesar_sweep.store.locks import hold
 from wesar_sweep.store.outcomes import read_outcomes
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -82,7 +84,10 @@ class Driver:
     def hold(self) -> int:
         """SIGSTOP to the only worker, so that on a fast machine there is something left to do."""
         (beat,) = [beat for beat in read_beats(self.directory) if beat.state == "training"]
-        os.kill(beat.pid, signal.SIGSTOP)
+        # Not within a turn at the study's database: nobody else would have one.
+        with hold(self.directory.ask_lock_file):
+            os.kill(beat.pid, signal.SIGSTOP)
+            wait_for(lambda: psutil.Process(beat.pid).status() == psutil.STATUS_STOPPED)
         return beat.pid
 
     def finish(self, *, code: int = 0) -> str:
