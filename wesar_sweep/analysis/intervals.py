@@ -22,6 +22,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ EXACT_SEEDS = 8
 DRAWS = 9_999
 GENERATOR_SEED = 20241
 
-# scipy.special and not scipy.stats, which takes a second to import.
+# scipy.special here and elsewhere: scipy.stats takes most of a second to import.
 _NORMAL_QUANTILE = float(special.ndtri(0.5 + CONFIDENCE / 2))
 
 Vector = NDArray[np.float64]
@@ -93,7 +94,7 @@ def resamples(n: int) -> Resamples:
 
 def tail(n: int) -> float:
     """The share that the expanded percentile interval of n >= 2 seeds leaves out on each side."""
-    return float(special.ndtr(-math.sqrt(n / (n - 1)) * _student_quantile(n - 1)))
+    return float(special.ndtr(-math.sqrt(n / (n - 1)) * float(student_quantile(n - 1))))
 
 
 def percentile_interval(samples: Vector, *, n: int, least: int | None = None) -> Interval | None:
@@ -151,13 +152,14 @@ def student_mean(
     n = len(values)
     if n < 2:
         return None
-    half = _student_quantile(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    half = float(student_quantile(n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
     mean = float(np.mean(values))
     return Interval(max(mean - half, least), min(mean + half, most))
 
 
-def _student_quantile(freedom: int) -> float:
-    return float(special.stdtrit(freedom, 0.5 + CONFIDENCE / 2))
+def student_quantile(freedom: float | NDArray[Any]) -> Vector:
+    """How many standard errors Student's interval reaches to each side, of these degrees."""
+    return np.asarray(special.stdtrit(freedom, 0.5 + CONFIDENCE / 2), dtype=np.float64)
 
 
 def sign_test(differences: Vector) -> float:

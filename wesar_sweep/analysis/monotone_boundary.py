@@ -27,9 +27,8 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 from scipy.optimize import isotonic_regression
-from scipy.special import xlogy
+from scipy.special import bdtr, gammaln, xlog1py, xlogy
 
 from wesar_sweep.analysis.intervals import CONFIDENCE, GENERATOR_SEED, Vector
 
@@ -131,7 +130,7 @@ def _p_too_few(k_L: Counts, n_L: Counts, rate: float) -> float:
     """Exact p of so few diverged runs in pools from the first place on, if no rate is below."""
     total_L = np.cumsum(n_L)
     pools = int(np.searchsorted(total_L, POOLED_RUNS)) + 1
-    tail_L = np.asarray(stats.binom.cdf(np.cumsum(k_L)[:pools], total_L[:pools], rate))
+    tail_L = np.asarray(bdtr(np.cumsum(k_L)[:pools], total_L[:pools], rate))
     return _chance_of_tail(tuple(n_L[:pools].tolist()), float(tail_L.min()), rate)
 
 
@@ -141,13 +140,21 @@ def _chance_of_tail(n_L: Sequence[int], tail: float, rate: float) -> float:
     alive_k, total, chance = np.ones(1), 0, 0.0
     for n in n_L:
         # How many diverged in all, where no pool so far had such a tail.
-        alive_k = np.convolve(alive_k, stats.binom.pmf(np.arange(n + 1), n, rate))
+        alive_k = np.convolve(alive_k, _binomial(n, rate))
         total += n
         # Equal tails differ by rounding.
-        small_k = stats.binom.cdf(np.arange(total + 1), total, rate) <= tail * (1 + 1e-9)
+        small_k = bdtr(np.arange(total + 1), total, rate) <= tail * (1 + 1e-9)
         chance += float(alive_k[small_k].sum())
         alive_k[small_k] = 0
     return chance
+
+
+def _binomial(n: int, rate: float) -> Vector:
+    """[n + 1] chance of each number of diverged runs among n."""
+    k = np.arange(n + 1)
+    ways = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+    found: Vector = np.exp(ways + xlogy(k, rate) + xlog1py(n - k, -rate))
+    return found
 
 
 def _isotonic(k_L: Counts, n_L: Counts) -> Vector:

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy import stats
 
 from wesar_sweep.analysis.cells import with_capped_loss
-from wesar_sweep.analysis.intervals import CONFIDENCE, GENERATOR_SEED, Interval, wilson
+from wesar_sweep.analysis.intervals import GENERATOR_SEED, Interval, student_quantile, wilson
 from wesar_sweep.config.replicates import AdaptiveReplicates
 from wesar_sweep.config.study import Study
 from wesar_sweep.store.wanted import Ended, Wanted, seeds_wanted
@@ -174,7 +173,7 @@ def falsely_apart(least: int, most: int, *, studies: int = 20_000) -> float:
     mean_SN = np.cumsum(draws_SN, axis=1) / n_N
     square_SN = np.cumsum(draws_SN**2, axis=1) - n_N * mean_SN**2
     n_N, mean_SN, square_SN = n_N[1:], mean_SN[:, 1:], square_SN[:, 1:]
-    half_SN = stats.t.ppf(0.5 + CONFIDENCE / 2, n_N - 1) * np.sqrt(square_SN / (n_N - 1) / n_N)
+    half_SN = student_quantile(n_N - 1) * np.sqrt(square_SN / (n_N - 1) / n_N)
     apart_SN = np.abs(mean_SN) > half_SN
     return float(apart_SN[:, max(least, 2) - 2 :].any(axis=1).mean())
 

@@ -227,8 +227,11 @@ class Analysis:
         """
         if not 0 < rate < 1:
             raise ValueError(f"rate must be between 0 and 1, not {rate}")
-        placed = self.stability_cells(across=across)
-        return stability_boundary(placed, layout=self.layout, rate=rate)
+        known = self._boundaries
+        if (across, rate) not in known:
+            placed = self.stability_cells(across=across)
+            known[across, rate] = stability_boundary(placed, layout=self.layout, rate=rate)
+        return known[across, rate]
 
     def lr_sensitivity(self) -> pl.DataFrame:
         """The LR sensitivity of every series, least first."""
@@ -284,6 +287,11 @@ class Analysis:
     def pairwise(self) -> pl.DataFrame:
         """Every two series at their best cells, seed by seed."""
         return pairwise(self.cells, self.best_cells)
+
+    @cached_property
+    def _boundaries(self) -> dict[tuple[str | None, float], pl.DataFrame]:
+        """What `stability_boundary` has computed: chart, words and tables ask for the same."""
+        return {}
 
     @cached_property
     def _lr_series(self) -> list[SeriesLosses]:

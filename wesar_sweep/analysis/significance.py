@@ -11,9 +11,15 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
-from wesar_sweep.analysis.intervals import CONFIDENCE, Interval, Vector, student_mean
+from wesar_sweep.analysis.intervals import (
+    CONFIDENCE,
+    Interval,
+    Vector,
+    student_mean,
+    student_quantile,
+)
 
 ALPHA = 1 - CONFIDENCE
 """The share of false alarms that a test, or a family of them by `holm`, is allowed."""
@@ -54,19 +60,22 @@ def welch_t(a: Vector, b: Vector) -> Difference | None:
         # Welch & Satterthwaite.
         shares = [v**2 / (len(side) - 1) for v, side in zip(parts, (a, b), strict=True)]
         freedom = sum(parts) ** 2 / sum(shares)
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom)) * error
+    half = float(student_quantile(freedom)) * error
     return Difference(mean, Interval(mean - half, mean + half), _t_p(mean, error, freedom))
 
 
 def _t_p(mean: float, error: float, freedom: float) -> float:
     if error == 0:
         return 1.0 if mean == 0 else 0.0
-    return float(2 * stats.t.sf(abs(mean) / error, freedom))
+    return float(2 * special.stdtr(freedom, -abs(mean) / error))
 
 
 @cache
 def fisher(k_a: int, n_a: int, k_b: int, n_b: int) -> float:
     """P of Fisher's exact test that two rates, seen as k of n each, are equal."""
+    # Imported late: only a comparison of studies asks, and it takes most of a second.
+    from scipy import stats
+
     return float(stats.fisher_exact(np.array([[k_a, n_a - k_a], [k_b, n_b - k_b]])).pvalue)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import altair as alt
@@ -14,6 +13,7 @@ from wesar_sweep.analysis.boundary import MEASURED
 from wesar_sweep.analysis.intervals import wilson
 from wesar_sweep.analysis.verdict import boundary_words, percent
 from wesar_sweep.config.boundary import BoundarySearch, boundary_search
+from wesar_sweep.reports.charts import decade_ticks, label_expression
 from wesar_sweep.reports.drawing import IS_SHOWN, Chart, finish, inline, rounded, tooltips
 from wesar_sweep.reports.tables import Table
 from wesar_sweep.reports.theme import ROLE_COLOURS
@@ -99,19 +99,10 @@ def _ticks(search: BoundarySearch, ends: list[float]) -> dict[str, Any]:
     """Where an axis is logarithmic, 1 and 3 of every decade; lr as labels everywhere show it."""
     ticks: dict[str, Any] = {}
     if search.along in ("lr", "sigma2"):
-        ticks["labelExpr"] = _LABELS
+        ticks["labelExpr"] = label_expression(search.along)
     if search.log:
-        decades = range(math.floor(math.log10(ends[0])), math.ceil(math.log10(ends[1])) + 1)
-        marks = [float(f"{digit}e{decade}") for decade in decades for digit in (1, 3)]
-        ticks["values"] = [mark for mark in marks if ends[0] <= mark <= ends[1]]
+        ticks["values"] = [mark for mark in decade_ticks(*ends) if ends[0] <= mark <= ends[1]]
     return ticks
-
-
-_LABELS = (
-    "datum.value == 0 || (abs(datum.value) >= 1 && abs(datum.value) < 1e4) "
-    "? format(datum.value, '.15~g') : replace(format(datum.value, '~e'), 'e+', 'e')"
-)
-"""As `wesar_sweep.analysis.axes.format_value` writes an lr."""
 
 
 def caption(analysis: Analysis) -> str:

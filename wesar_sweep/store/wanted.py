@@ -173,11 +173,11 @@ def _tied(cells: Mapping[int, _Cell], wanted: Mapping[int, Wanted]) -> list[tupl
 def _apart(differences: list[float]) -> bool:
     """Whether Student's 95 % interval of the mean leaves out 0."""
     # Imported late: a study without this rule does without.
-    from scipy import stats
+    from scipy.special import stdtrit
 
     n = len(differences)
     if n < 2:
         return False
     mean = math.fsum(differences) / n
     variance = math.fsum((one - mean) ** 2 for one in differences) / (n - 1)
-    return abs(mean) > float(stats.t.ppf(0.975, n - 1)) * math.sqrt(variance / n)
+    return abs(mean) > float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
