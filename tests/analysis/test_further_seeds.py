@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from invented_study import lr_study, run_of
@@ -14,6 +16,7 @@ from wesar_sweep.analysis.replicates import (
     fixed_coverage,
     stopped_coverage,
 )
+from wesar_sweep.config import grid_cells
 from wesar_sweep.config.replicates import AdaptiveReplicates, Until
 from wesar_sweep.store.frames import outcomes_frame
 
@@ -102,3 +105,29 @@ def test_who_got_further_seeds_and_why() -> None:
 def test_a_fixed_number_has_none() -> None:
     study = lr_study()
     assert Analysis(study, outcomes_frame([])).further_seeds.is_empty()
+
+
+def test_what_asks_for_seeds_and_what_the_report_calls_tied_are_one() -> None:
+    """Two rooms that may not import each other judge the same."""
+    study = lr_study(
+        space={"method": ["small", "he"], "lr": [1e-3, 3e-3, 1e-2]},
+        replicates={"min": 3, "max": 4, "until": {"told_apart": True}},
+    )
+    asked = 0
+    for draw in range(30):
+        rng = np.random.default_rng(draw)
+        rows = []
+        for trial, cell in enumerate(grid_cells(study)):
+            for seed in range(3):
+                fate = "diverged" if rng.random() < 0.15 else "completed"
+                one, _ = run_of(study, trial, seed, cell, status=fate, with_curve=False)
+                loss = 2 + 0.05 * (trial % 3) + 0.05 * float(rng.standard_normal())
+                rows.append(replace(one, val_loss=loss) if fate == "completed" else one)
+        found = Analysis(study, outcomes_frame(rows))
+        best = found.ties.best
+        method = dict(found.cells.select("trial", "method").rows())
+        rival = next(t for t in found.ranked["trial"] if method[t] != method[best])
+        tied = {best, rival} if rival in found.ties.tied else set()
+        assert set(found.further_seeds["trial"]) == tied, draw
+        asked += bool(tied)
+    assert 5 < asked < 25

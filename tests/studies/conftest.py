@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import postgres_server
 import pytest
 from _pytest.fixtures import SubRequest
 from optuna.storages._rdb.storage import _VersionManager
+
+from wesar_sweep.store.layout import StudyDirectory
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,3 +41,9 @@ def each_database(request: SubRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "postgres":
         monkeypatch.setenv("WESAR_STORAGE", request.getfixturevalue("postgres_url"))
     return str(request.param)
+
+
+@pytest.fixture
+def directory(tmp_path: Path, each_database: str) -> StudyDirectory:
+    """For what holds with every database."""
+    return StudyDirectory(tmp_path / "s")

@@ -32,11 +32,6 @@ from wesar_sweep.studies.progress import summary
 from wesar_sweep.studies.queue import CellQueue
 
 
-@pytest.fixture
-def directory(tmp_path: Path, each_database: str) -> StudyDirectory:
-    return StudyDirectory(tmp_path / "s")
-
-
 def adaptive(least: int = 2, most: int = 6, **until: object) -> AdaptiveReplicates:
     until = until or {"divergence_halfwidth": 0.25}
     return AdaptiveReplicates(min=least, max=most, until=Until.model_validate(until))

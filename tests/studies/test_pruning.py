@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 from fabricated_runs import curve_of, diverged, finish, make_study, outcome_of, report, trials_of
@@ -18,11 +17,6 @@ from wesar_sweep.studies.progress import summary
 from wesar_sweep.studies.queue import PRUNED_AT, CellQueue
 
 LRS = Choices(choices=(1e-2, 1e-4, 1e-3))
-
-
-@pytest.fixture
-def directory(tmp_path: Path, each_database: str) -> StudyDirectory:
-    return StudyDirectory(tmp_path / "s")
 
 
 def cut_above(upper: float, **changes: object) -> Study:

@@ -45,12 +45,6 @@ def sqlite_directory(tmp_path: Path) -> StudyDirectory:
     return StudyDirectory(tmp_path / "s")
 
 
-@pytest.fixture
-def directory(tmp_path: Path, each_database: str) -> StudyDirectory:
-    """For what holds with every database."""
-    return StudyDirectory(tmp_path / "s")
-
-
 def die(queue: CellQueue) -> None:
     """End a worker as SIGKILL does: its lock goes, it beats no more, nothing is given back."""
     if queue._heart is not None:

@@ -6,7 +6,6 @@ import math
 import random
 from pathlib import Path
 
-import pytest
 from fabricated_runs import (
     curve_of,
     diverged,
@@ -28,11 +27,6 @@ from wesar_sweep.studies.progress import summary
 from wesar_sweep.studies.queue import CellQueue
 
 BOUNDARY = {("he", None): -1.0, ("wesar", 4e-5): -2.2, ("wesar", 1e-3): -1.6}
-
-
-@pytest.fixture
-def directory(tmp_path: Path, each_database: str) -> StudyDirectory:
-    return StudyDirectory(tmp_path / "s")
 
 
 def study(**changes: object) -> Study:

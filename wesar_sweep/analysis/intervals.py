@@ -28,6 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from wesar_sweep.config.replicates import wilson_halfwidth
+
 CONFIDENCE = 0.95
 EXACT_SEEDS = 8
 DRAWS = 9_999
@@ -66,9 +68,8 @@ def wilson(k: int, n: int) -> Interval | None:
     """
     if n == 0:
         return None
-    z = _NORMAL_QUANTILE
-    centre = (k + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
+    z2 = _NORMAL_QUANTILE**2
+    centre, half = (k + z2 / 2) / (n + z2), wilson_halfwidth(k, n)
     # Exact at the ends, where rounding would leave them by a bit.
     return Interval(0.0 if k == 0 else centre - half, 1.0 if k == n else centre + half)
 
