@@ -31,7 +31,7 @@ import torch, torch.nn.functional as F
 from wesar_sweep import load
 from wesar_sweep.config import make_run
 from wesar_sweep.model.plain import PlainDecoder
-from wesar_sweep.training.corpus import load_corpus
+from wesar_sweep.data.corpus import load_corpus
 
 study = load(sys.argv[1])
 runs, threads = int(sys.argv[2]), int(sys.argv[3])

@@ -84,8 +84,8 @@ def the_study(arguments: argparse.Namespace, *, overrides: Sequence[str] = ()) -
 
 def train(study: Study, *, slots: int, refill: bool, device: torch.device) -> dict[str, Any]:
     """The whole study, in a folder of its own."""
+    from wesar_sweep.data.corpus import load_corpus
     from wesar_sweep.studies.queue import CellQueue
-    from wesar_sweep.training.corpus import load_corpus
     from wesar_sweep.training.engine import Engine
     from wesar_sweep.training.memory import Fit
 

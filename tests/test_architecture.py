@@ -23,9 +23,10 @@ ARROWS: dict[str, set[str]] = {
     "config": {"errors"},
     "stability": {"config", "errors"},
     "store": {"config", "errors"},
+    "data": {"store", "config", "errors"},
     "kernels": set(),
     "model": {"kernels", "config", "errors"},
-    "training": {"model", "kernels", "stability", "store", "config", "errors"},
+    "training": {"data", "model", "kernels", "stability", "store", "config", "errors"},
     "studies": {"stability", "store", "config", "errors"},
     "launchers": {"config", "errors"},
     "analysis": {"stability", "store", "config", "errors"},
@@ -53,9 +54,9 @@ WALLS: dict[str, tuple[str, ...]] = {
 
 ARRAYS_ONLY: dict[str, tuple[str, ...]] = {
     "stability": ("numpy", "scipy"),
-    "training.corpus": ("numpy",),
-    "training.documents": ("numpy",),
-    "training.synthetic": ("numpy",),
+    "data.corpus": ("numpy",),
+    "data.documents": ("numpy",),
+    "data.synthetic": ("numpy",),
 }
 """Room or module -> the only libraries that it may import."""
 
@@ -208,7 +209,7 @@ def write(package: Path, module: str, source: str) -> Path:
             "import importlib\nimportlib.import_module('torch.cuda')",
             "wall: driver:2 imports torch.cuda",
         ),
-        ("training/corpus.py", "import scipy", "numpy only: training.corpus:1 imports scipy"),
+        ("data/corpus.py", "import scipy", "numpy only: data.corpus:1 imports scipy"),
         ("plugins/x.py", "", "the room plugins has no arrows"),
     ],
 )
@@ -281,5 +282,5 @@ def test_a_worker_loads_no_reporting() -> None:
 def test_all_but_training_is_free_of_torch() -> None:
     loaded = loaded_by(modules("config", "stability", "store", "launchers", "analysis", "reports"))
     assert "torch" not in loaded
-    loaded = loaded_by("from wesar_sweep.training import corpus")
-    assert "torch" not in loaded
+    loaded = loaded_by(modules("data"))
+    assert not loaded & {"torch", "polars", "datasets"}

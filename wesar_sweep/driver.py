@@ -194,7 +194,7 @@ def _prepare(
 ) -> None:
     """Everything that must be on disk, and be right, before anything is trained."""
     # Imported late: numpy and the corpus readers, which `status` and `report` do without.
-    from wesar_sweep.training.corpus import load_corpus
+    from wesar_sweep.data.corpus import load_corpus
 
     fingerprint = study_hash(study)
     changed = False

@@ -159,7 +159,7 @@ def _follow(
     import numpy as np
     import torch
 
-    from wesar_sweep.training.corpus import load_corpus
+    from wesar_sweep.data.corpus import load_corpus
     from wesar_sweep.training.data_parallel import Ranks, follow
 
     if device.type == "cuda":

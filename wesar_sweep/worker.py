@@ -131,10 +131,10 @@ def _train(
     ranks_are_tasks: bool,
 ) -> None:
     watch.say("starting")
+    from wesar_sweep.data.corpus import load_corpus
     from wesar_sweep.ranks import lead
     from wesar_sweep.studies.queue import CellQueue
     from wesar_sweep.training.checkpoints import Checkpoints
-    from wesar_sweep.training.corpus import load_corpus
     from wesar_sweep.training.engine import Engine
     from wesar_sweep.training.memory import Fit, choose_slots
     from wesar_sweep.training.stack import StackTraits

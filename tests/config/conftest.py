@@ -14,7 +14,7 @@ LONG_LISTS = {
     "{STUDY_KEYS}": (
         "name, title, question, space, replicates, first_seed, sampler, pruner, objectives, "
         "method, methods, model, training, data, evaluation, divergence, spikes, probes, "
-        "retries"
+        "keep_weights, retries"
     ),
     "{KNOBS}": (
         "method, width, depth, heads, context, ffn, ffn_width, position, tied, qk_norm, steps, "

@@ -306,7 +306,13 @@ def test_dump_spells_out_defaults_and_leaves_out_what_is_searched(
 ) -> None:
     plain = yaml12.parse(dump_study(load(FILE))).value
     assert plain["retries"] == 2
-    assert plain["data"] == {"source": "stdlib", "held_out": 0.1, "max_bytes": 8_000_000}
+    assert plain["data"] == {
+        "source": "stdlib",
+        "tokenizer": {"kind": "bytes"},
+        "mask_documents": False,
+        "held_out": 0.1,
+        "max_bytes": 8_000_000,
+    }
     assert "lr" not in plain["training"]
     assert "method" not in plain
     # sigma2 is searched under a condition, so the fixed one holds elsewhere.

@@ -272,7 +272,7 @@ CASES = [
         LR + "data: {source: text, paths: [a.txt]}\n",
         "study.yaml:3:16: data.source: this is not one of the allowed values\n"
         "    value: texts\n"
-        "    allowed: stdlib, text, synthetic\n"
+        "    allowed: stdlib, text, huggingface, synthetic\n"
         "    hint: did you mean text?",
     ),
     (
@@ -281,7 +281,7 @@ CASES = [
         LR + "data: {source: stdlib, held_out: 0.2}\n",
         "study.yaml:3:1: data: source is missing\n"
         "    value: {held_out: 0.2}\n"
-        "    allowed: stdlib, text, synthetic",
+        "    allowed: stdlib, text, huggingface, synthetic",
     ),
     (
         "misspelt required key",
@@ -289,7 +289,8 @@ CASES = [
         LR + "data: {source: text, paths: [a.txt]}\n",
         "study.yaml:3:22: data.path: unknown key\n"
         "    value: [a.txt]\n"
-        "    allowed: source, paths, documents, validation, held_out, max_bytes\n"
+        "    allowed: source, tokenizer, mask_documents, held_out, paths, field, documents, "
+        "validation, max_bytes\n"
         "    hint: did you mean paths?",
     ),
     (

@@ -14,13 +14,13 @@ import torch
 from safetensors import safe_open
 
 from tests.training.test_engine import METHODS, ListQueue, same
+from wesar_sweep.data.corpus import load_corpus
 from wesar_sweep.errors import StoreError
 from wesar_sweep.store import checkpoint_files
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.outcomes import OutcomeWriter
 from wesar_sweep.training import checkpoints as checkpoints_module
 from wesar_sweep.training.checkpoints import Checkpoints
-from wesar_sweep.training.corpus import load_corpus
 from wesar_sweep.training.engine import Engine
 from wesar_sweep.training.memory import Fit
 

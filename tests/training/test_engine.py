@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from wesar_sweep.data.corpus import load_corpus
 from wesar_sweep.training import engine as engine_module
-from wesar_sweep.training.corpus import load_corpus
 from wesar_sweep.training.engine import Engine
 from wesar_sweep.training.memory import Fit
 from wesar_sweep.training.record import evaluation_steps

@@ -21,14 +21,16 @@ from wesar_sweep.config import yaml12
 from wesar_sweep.config.base import Frozen
 from wesar_sweep.config.check_study import study_findings
 from wesar_sweep.config.check_sweep import sweep_findings
+from wesar_sweep.config.data import FileTokenizer, HuggingFaceData, TextData
 from wesar_sweep.config.findings import Finding, Source
 from wesar_sweep.config.knobs import WHOLE_STUDY, Training, knob_table
 from wesar_sweep.config.overrides import apply_overrides
 from wesar_sweep.config.schema import FileKind
 from wesar_sweep.config.space import Choices, Parameter
 from wesar_sweep.config.storage_url import parse_storage_url, redact
-from wesar_sweep.config.study import Study, TextData
+from wesar_sweep.config.study import Study
 from wesar_sweep.config.sweep import Sweep
+from wesar_sweep.config.tokenizer_file import with_vocabulary
 from wesar_sweep.config.translate import findings_of
 from wesar_sweep.config.words import NAME_PATTERN
 from wesar_sweep.config.yaml12 import Document, KeyPath
@@ -38,6 +40,14 @@ _Model = TypeVar("_Model", bound=Frozen)
 
 _REQUIRED: dict[FileKind, dict[str, Any]] = {"study": {"name": "study", "space": {}}, "sweep": {}}
 """What stands in for a required key that was wrong, so that the rest can be checked."""
+
+_LATER: dict[str, dict[str, Any]] = {
+    "training": {key: Training.model_fields[key].default for key in WHOLE_STUDY},
+    "sampler": {"along": None},
+    "data": {"tokenizer": {"kind": "bytes"}, "mask_documents": False, "field": "text"},
+    "evaluation": {"sets": {}},
+}
+"""Section -> keys that study files did not always have, and what they were understood to be."""
 
 _HEADER = "# A resolved study: every default is spelled out. Running it repeats the study.\n"
 
@@ -129,34 +139,53 @@ def resolved(study: Study) -> dict[str, Any]:
 
 
 def anchored(study: Study, folder: Path) -> Study:
-    """The study with relative text paths made absolute, so that it can be resumed from anywhere."""
-    if not isinstance(study.data, TextData):
-        return study
+    """The study with relative paths made absolute, so that it can be resumed from anywhere."""
 
-    def absolute(paths: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return None if paths is None else tuple(str(folder / Path(p).expanduser()) for p in paths)
+    def absolute(path: str) -> str:
+        return str(folder / Path(path).expanduser())
 
-    places = {"paths": absolute(study.data.paths), "validation": absolute(study.data.validation)}
-    return study.model_copy(update={"data": study.data.model_copy(update=places)})
+    data: Any = study.data
+    places: dict[str, Any] = {}
+    if isinstance(data, TextData):
+        places["paths"] = tuple(map(absolute, data.paths))
+        if data.validation is not None:
+            places["validation"] = tuple(map(absolute, data.validation))
+    # A name that is no folder here is one on the hub.
+    if isinstance(data, HuggingFaceData) and Path(absolute(data.name)).is_dir():
+        places["name"] = absolute(data.name)
+    if isinstance(tokenizer := getattr(data, "tokenizer", None), FileTokenizer):
+        path = {"path": absolute(tokenizer.path)}
+        places["tokenizer"] = tokenizer.model_copy(update=path)
+    sets = {
+        name: one.model_copy(update={"paths": tuple(map(absolute, one.paths))})
+        for name, one in study.evaluation.sets.items()
+    }
+    evaluation = study.evaluation.model_copy(update={"sets": sets})
+    return study.model_copy(
+        update={"data": data.model_copy(update=places), "evaluation": evaluation}
+    )
 
 
 def study_hash(study: Study) -> str:
     """SHA-256, in hex, of all that decides what is trained; the first 12 digits are enough to show.
 
-    Left out: title, question and retries, which change no run, and where text lies, which the
-    corpus's own hash stands for. Precision and determinism count where they are set: left alone
-    they leave the hash as it was before there was a choice, so that older studies go on; so does
-    `sampler.along`.
+    Left out: title, question, retries and whether weights are kept, which change no run, and where
+    text and tokenizer lie, which their own hashes stand for. What was not always there, `_LATER`,
+    counts where it is set: left alone it leaves the hash as it was, so that older studies go on.
     """
     plain = resolved(study)
-    for key in WHOLE_STUDY:
-        if plain["training"][key] == Training.model_fields[key].default:
-            del plain["training"][key]
-    if plain["sampler"]["along"] is None:
-        del plain["sampler"]["along"]
-    del plain["title"], plain["question"], plain["retries"]
+    for section, keys in _LATER.items():
+        for key, default in keys.items():
+            if plain[section].get(key) == default:
+                plain[section].pop(key, None)
+    for key in ("title", "question", "retries", "keep_weights"):
+        del plain[key]
     for key in ("paths", "validation"):
         plain["data"].pop(key, None)
+    if "tokenizer" in plain["data"]:
+        plain["data"]["tokenizer"].pop("path", None)
+    for one in plain["evaluation"].get("sets", {}).values():
+        del one["paths"]
     # The order of the knobs is the order of a grid's cells, hence part of the study.
     plain["space"] = list(plain["space"].items())
     text = json.dumps(plain, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
@@ -204,7 +233,8 @@ def _study(
         raw = {"name": name, **raw}
     study, findings, wrong = _validate(Study, source, "study", raw)
     if study is not None:
-        findings += study_findings(study, wrong=wrong)
+        study, of_tokenizer = with_vocabulary(study)
+        findings += [*of_tokenizer, *study_findings(study, wrong=wrong)]
     _raise(problems, [*extra, *findings], source)
     assert study is not None, "only an invalid study has no model"
     return study

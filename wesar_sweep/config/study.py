@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from wesar_sweep.config.base import Frozen
+from wesar_sweep.config.data import Data as Data
+from wesar_sweep.config.data import StdlibData
+from wesar_sweep.config.evaluation import Evaluation as Evaluation
 from wesar_sweep.config.knobs import (
     DEFAULT_METHOD,
     METHOD_DESCRIPTION,
@@ -23,92 +26,9 @@ from wesar_sweep.config.replicates import AdaptiveReplicates, Replicates
 from wesar_sweep.config.space import Parameter, ParameterField, Scalar, canonical_parameter
 from wesar_sweep.config.words import NAME_PATTERN
 
-HELD_OUT = "Share of the bytes kept for validation, by whole documents."
-MAX_BYTES = "Read no more than this; null means all."
-
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Texts = Annotated[tuple[str, ...], Field(strict=False)]
-
 Objective = Literal["val_loss", "divergence_rate", "spikes"]
 SamplerName = Literal["grid", "boundary", "random", "tpe", "qmc", "cmaes", "gp", "nsga2"]
 PrunerName = Literal["median", "percentile", "sha", "hyperband", "threshold", "wilcoxon"]
-
-
-class StdlibData(Frozen):
-    """Python sources of the running interpreter's standard library: real text on every machine."""
-
-    source: Literal["stdlib"] = "stdlib"
-    held_out: Fraction = Field(default=0.1, description=HELD_OUT)
-    max_bytes: Annotated[int, Field(ge=10_000)] | None = Field(
-        default=8_000_000, description=MAX_BYTES
-    )
-
-    @property
-    def vocabulary(self) -> int:
-        """Number of tokens: bytes."""
-        return 256
-
-
-class TextData(Frozen):
-    """Text files of the user's: plain, gz, bz2, xz or zst; files, folders or globs."""
-
-    source: Literal["text"]
-    paths: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = Field(
-        description="Files, folders or globs, relative to the working directory."
-    )
-    documents: Literal["file", "paragraph", "line"] = Field(
-        default="file",
-        description="What a document is; the held-out split shares none with training.",
-    )
-    validation: Texts | None = Field(
-        default=None, description="Files for validation alone; then held_out does not apply."
-    )
-    held_out: Fraction = Field(default=0.1, description=HELD_OUT)
-    max_bytes: Annotated[int, Field(ge=10_000)] | None = Field(default=None, description=MAX_BYTES)
-
-    @property
-    def vocabulary(self) -> int:
-        """Number of tokens: bytes."""
-        return 256
-
-
-class SyntheticData(Frozen):
-    """A Markov chain over bytes with a known entropy rate: no model can go below it."""
-
-    source: Literal["synthetic"]
-    symbols: Annotated[int, Field(ge=2, le=256)] = Field(
-        default=16, description="States of the chain."
-    )
-    concentration: Positive = Field(
-        default=0.3, description="Dirichlet parameter of the rows; small is predictable."
-    )
-    length: Annotated[int, Field(ge=10_000)] = Field(default=1_000_000, description="Tokens drawn.")
-    seed: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="Seed of the chain and its text."
-    )
-    held_out: Fraction = Field(default=0.1, description=HELD_OUT)
-
-    @property
-    def vocabulary(self) -> int:
-        """Number of tokens: the chain's symbols."""
-        return self.symbols
-
-
-Data = Annotated[StdlibData | TextData | SyntheticData, Field(discriminator="source")]
-
-
-class Evaluation(Frozen):
-    """When and on how much held-out text a run is judged; always at step 0 and at the end too."""
-
-    sequences: Count = Field(
-        default=64, description="Held-out sequences of `model.context` tokens."
-    )
-    every: Count | None = Field(
-        default=None, description="Evaluate each so many steps; null means off."
-    )
-    at: Annotated[tuple[Count, ...], Field(strict=False)] = Field(
-        default=(), description="Evaluate after these steps too."
-    )
 
 
 class Divergence(Frozen):
@@ -229,6 +149,10 @@ class Study(Frozen):
     )
     spikes: Spikes = Field(default=Spikes(), description="What counts as a loss spike.")
     probes: Probes = Field(default=Probes(), description="How often norms and gates are recorded.")
+    keep_weights: bool = Field(
+        default=False,
+        description="Keep the weights of each completed run, for `wesar-sweep fold`.",
+    )
     retries: Annotated[int, Field(ge=0, le=100)] = Field(
         default=2, description="How often a run that failed (the machine's fault) is tried again."
     )

@@ -30,9 +30,9 @@ def findings_of(error: ValidationError, source: Source, kind: FileKind) -> list[
         elif detail["type"] == "missing":
             missing.setdefault(path[:-1], []).append(str(path[-1]))
         elif detail["type"] == "union_tag_not_found":
-            missing.setdefault(path, []).append("source")
+            missing.setdefault(path, []).append(_tag_of(detail))
         elif detail["type"] == "union_tag_invalid":
-            wrong[(*path, "source")] = None
+            wrong[(*path, _tag_of(detail))] = None
         else:
             wrong[path] = None
     findings = [_unknown(path, source, root) for path in unknown]
@@ -45,6 +45,11 @@ def findings_of(error: ValidationError, source: Source, kind: FileKind) -> list[
     outer = {path for path in wrong if any(p[: len(path)] == path for p in wrong if p != path)}
     findings += [_wrong(path, source, root) for path in wrong if path not in outer]
     return findings
+
+
+def _tag_of(detail: ErrorDetails) -> str:
+    """The key that says which of several kinds of mapping is meant, such as ``source``."""
+    return str(detail["ctx"]["discriminator"]).strip("'")
 
 
 def _path(detail: ErrorDetails, source: Source) -> KeyPath:
@@ -142,13 +147,24 @@ def _leaf(path: KeyPath, source: Source, root: Schema) -> dict[str, Any]:
 
 def _tags(key: str, schema: Schema, root: Schema) -> list[dict[str, Any]]:
     resolved = [_resolve(branch, root) for branch in schema[key]]
-    tags = [
-        branch["properties"]["source"]["const"] for branch in resolved if "discriminator" in schema
+    return [_any_tag(resolved)] if "discriminator" in schema else resolved
+
+
+def _tag_key(ways: Sequence[Schema]) -> str | None:
+    """The key by whose value kinds of mappings are told apart; None where there is none."""
+    fixed = [
+        {key for key, inner in way.get("properties", {}).items() if "const" in inner}
+        for way in ways
     ]
-    if tags:
-        keys = {"source": {"enum": tags}}
-        return [{"type": "object", "properties": keys}]
-    return resolved
+    return min(set.intersection(*fixed), default=None)
+
+
+def _any_tag(ways: Sequence[Schema]) -> dict[str, Any]:
+    """A mapping of which nothing is known but that it must say which kind it is."""
+    key = _tag_key(ways)
+    assert key is not None, "a union with a discriminator"
+    tags = [way["properties"][key]["const"] for way in ways]
+    return {"type": "object", "properties": {key: {"enum": tags}}}
 
 
 def _mapping(path: KeyPath, source: Source, root: Schema) -> dict[str, Any]:
@@ -175,16 +191,14 @@ def _branch(path: KeyPath, source: Source, root: Schema) -> Schema:
 
 
 def _meant(value: Mapping[str, Any], ways: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    tag = _tag_key(ways)
     for way in ways:
         properties = way.get("properties", {})
-        if "source" in properties and properties["source"].get("const") == value.get("source"):
+        if tag is not None and properties[tag]["const"] == value.get(tag):
             return way
         if "choices" in properties and "choices" in value:
             return way
-    if "source" in ways[0].get("properties", {}):
-        tags = [way["properties"]["source"]["const"] for way in ways]
-        return {"type": "object", "properties": {"source": {"enum": tags}}}
-    return ways[-1]
+    return _any_tag(ways) if tag is not None else ways[-1]
 
 
 def _resolve(schema: Schema, root: Schema) -> dict[str, Any]:

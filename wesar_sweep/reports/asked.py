@@ -11,8 +11,9 @@ from wesar_sweep.analysis.basin import TOLERANCE
 from wesar_sweep.analysis.choice import choice
 from wesar_sweep.analysis.lr_sensitivity import CAVEATS
 from wesar_sweep.analysis.paired import MIN_MARKED_SEEDS
+from wesar_sweep.config.data import SyntheticData, TextData
 from wesar_sweep.config.space import Choices, Parameter, values
-from wesar_sweep.config.study import Study, SyntheticData, TextData
+from wesar_sweep.config.study import Study
 from wesar_sweep.reports import boundary, effective_lr, replicates, stability_map
 from wesar_sweep.reports.figure import bootstrap_words, divergence_words
 from wesar_sweep.stability.spikes import MIN_PAIRED_RUNS

@@ -23,10 +23,10 @@ from torch import Tensor
 from wesar_sweep.config.precision import resolved_precision
 from wesar_sweep.config.run import Architecture, Run
 from wesar_sweep.config.study import Study
+from wesar_sweep.data.corpus import Corpus
 from wesar_sweep.errors import StoreError
 from wesar_sweep.store.rows import Curve, FloatArray, Outcome, Status
 from wesar_sweep.training.checkpoints import Checkpoints, SavedRun
-from wesar_sweep.training.corpus import Corpus
 from wesar_sweep.training.data_parallel import LeaderStack, Ranks
 from wesar_sweep.training.memory import Fit
 from wesar_sweep.training.queue import RunQueue

@@ -1,7 +1,7 @@
 """Text files of the user's: what a path, folder or glob names, and the text that is in a file.
 
 Everything that can be wrong with a file is a `Problem` for the user. What a document is, and which
-of them are held out, is decided in `wesar_sweep.training.corpus`.
+of them are held out, is decided in `wesar_sweep.data.corpus`.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from wesar_sweep.config.study import TextData
+from wesar_sweep.config.data import TextData
+from wesar_sweep.data.corpus import load_corpus
+from wesar_sweep.data.text_files import cut_text, find_files, read_text
 from wesar_sweep.errors import ConfigError
-from wesar_sweep.training.corpus import load_corpus
-from wesar_sweep.training.text_files import cut_text, find_files, read_text
 
 TEXT = "\n\n".join(f"paragraph {i} of a text, ² and σ in it" for i in range(100)).encode()
 

@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from wesar_sweep.config.study import SyntheticData
-from wesar_sweep.training.corpus import load_corpus
-from wesar_sweep.training.synthetic import (
+from wesar_sweep.config.data import SyntheticData
+from wesar_sweep.data.corpus import load_corpus
+from wesar_sweep.data.synthetic import (
     MarkovChain,
     draw,
     make_chain,

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from wesar_sweep.config.study import StdlibData, SyntheticData, TextData
-from wesar_sweep.errors import ConfigError
-from wesar_sweep.training.corpus import Corpus, load_corpus
-from wesar_sweep.training.documents import (
+from wesar_sweep.config.data import StdlibData, SyntheticData, TextData
+from wesar_sweep.data.corpus import Corpus, load_corpus
+from wesar_sweep.data.documents import (
     END_OF_DOCUMENT,
     cap_documents,
     hold_out,
     split_documents,
 )
+from wesar_sweep.errors import ConfigError
 
 WORDS = ["the", "loss", "of", "a", "run", "that", "learns", "goes", "down", "until", "it", "breaks"]
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from wesar_sweep.training.text_files import cut_text
+from wesar_sweep.data.text_files import cut_text
 
 END_OF_DOCUMENT = b"\0"
 

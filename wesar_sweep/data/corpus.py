@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wesar_sweep.config.study import Data, StdlibData, SyntheticData, TextData
-from wesar_sweep.errors import ConfigError, Problem
-from wesar_sweep.training import synthetic
-from wesar_sweep.training.documents import (
+from wesar_sweep.config.data import Data, HuggingFaceData, StdlibData, SyntheticData, TextData
+from wesar_sweep.data import synthetic
+from wesar_sweep.data.documents import (
     END_OF_DOCUMENT,
     DocumentKind,
     cap_documents,
@@ -27,7 +26,8 @@ from wesar_sweep.training.documents import (
     hold_out,
     split_documents,
 )
-from wesar_sweep.training.text_files import cut_text, find_files, read_text
+from wesar_sweep.data.text_files import cut_text, find_files, read_text
+from wesar_sweep.errors import ConfigError, Problem
 
 STDLIB_EXCLUDED = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
@@ -83,6 +83,8 @@ def load_corpus(data: Data, *, context: int) -> Corpus:
             return _text(data, context=context)
         case SyntheticData():
             return _synthetic(data, context=context)
+        case HuggingFaceData():
+            raise NotImplementedError
 
 
 def train_tokens_needed(context: int) -> int:
