@@ -557,6 +557,46 @@ def _finish(result: Result) -> None:
         raise typer.Exit(1)
 
 
+data = typer.Typer(
+    help="Prepare the text of a study, or look at it.", no_args_is_help=True, add_completion=False
+)
+app.add_typer(data, name="data")
+
+
+@data.command(epilog="Example: wesar-sweep data prepare novels.yaml")
+def prepare(file: StudyFile, set_: Set = None, as_json: AsJson = False) -> None:
+    """Turn the text of a study into tokens, once, for all who train on it later.
+
+    `run` does so by itself; do it beforehand where compute nodes cannot reach the text.
+    """
+    _show_corpus(file, set_, as_json=as_json, beginning=False)
+
+
+@data.command(epilog="Example: wesar-sweep data inspect novels.yaml")
+def inspect(file: StudyFile, set_: Set = None, as_json: AsJson = False) -> None:
+    """Show what a study trains on: counts, tokens, epochs, and how the text begins."""
+    _show_corpus(file, set_, as_json=as_json, beginning=True)
+
+
+def _show_corpus(
+    file: Path, overrides: list[str] | None, *, as_json: bool, beginning: bool
+) -> None:
+    from wesar_sweep import api, data_view
+    from wesar_sweep.config.space import longest_context
+    from wesar_sweep.data.corpus import load_corpus
+
+    study = api.load(file, overrides=overrides or ())
+    with data_view.shown() as progress:
+        corpus = load_corpus(study.data, context=longest_context(study), progress=progress)
+    facts = data_view.facts(study, corpus)
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    print("\n".join(data_view.lines(facts)))
+    if beginning:
+        print("\n".join(data_view.beginning(corpus)))
+
+
 def count_line(summary: Summary) -> str:
     """Counts of runs by status."""
     counts = asdict(summary)
