@@ -57,6 +57,7 @@ ARRAYS_ONLY: dict[str, tuple[str, ...]] = {
     "data.corpus": ("numpy",),
     "data.documents": ("numpy",),
     "data.synthetic": ("numpy",),
+    "data.tokenizer": ("numpy",),
 }
 """Room or module -> the only libraries that it may import."""
 
