@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,6 +39,9 @@ class Tokenizer(Protocol):
 
     def encode(self, text: bytes) -> Ids:
         """Ids of a UTF-8 text, without the end of the document or any other special token."""
+
+    def encode_documents(self, documents: Iterable[bytes]) -> Iterator[Ids]:
+        """The same of each document, in order; faster than one at a time where they are short."""
 
     def decode(self, ids: Ids) -> str:
         """The text of some ids; what is no UTF-8, such as half of a character, is shown as �."""
@@ -78,6 +82,10 @@ class ByteTokenizer:
     def encode(self, text: bytes) -> Ids:
         """The bytes themselves: [bytes] uint8, read-only, without a copy."""
         return np.frombuffer(text, np.uint8)
+
+    def encode_documents(self, documents: Iterable[bytes]) -> Iterator[Ids]:
+        """The bytes of each document."""
+        return map(self.encode, documents)
 
     def decode(self, ids: Ids) -> str:
         """The text of some ids; what is no UTF-8, such as half of a character, is shown as �."""
