@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wesar_sweep.config import data as config
-from wesar_sweep.data.cut_rules import GPT_2, find_cut_rule
+from wesar_sweep.data.cut_rules import GPT_2, find_cut_rule, find_fragile_tokens
 from wesar_sweep.data.fast_encoding import PieceEncoder
 from wesar_sweep.data.piece_table import Places
 from wesar_sweep.data.tokenizer import ByteTokenizer, Ids, Tokenizer, byte_characters, id_type
@@ -142,7 +142,12 @@ class LibraryTokenizer:
         rule = find_cut_rule(self._document)
         if rule is None:
             return None
-        return PieceEncoder(self._encode_pieces, rule=rule, vocabulary=self._vocabulary)
+        return PieceEncoder(
+            self._encode_pieces,
+            rule=rule,
+            vocabulary=self._vocabulary,
+            whole=find_fragile_tokens(self._document, rule),
+        )
 
     @cached_property
     def _document(self) -> dict[str, Any]:

@@ -96,9 +96,24 @@ def find_cut_rule(document: Mapping[str, Any]) -> CutRule | None:
     if normalizer is not None and normalizer["type"] != "NFC":
         return None
     rule = _rule_of(document.get("pre_tokenizer"))
-    if rule is None or not _tokens_stay_whole(document, rule):
-        return None
+    if rule is not None and normalizer is not None:
+        fragile = (token for token in _sought(document) if not _stays_whole(token, document, rule))
+        # Such a token may be in a text only once that is normalized.
+        if any(token.get("normalized", True) for token in fragile):
+            return None
     return rule
+
+
+def find_fragile_tokens(document: Mapping[str, Any], rule: CutRule) -> tuple[bytes, ...]:
+    """Tokens that are looked for in a text before it is split, and that a cut could harm.
+
+    A text that holds one of them, as it is, must not be cut.
+    """
+    return tuple(
+        token["content"].encode()
+        for token in _sought(document)
+        if not _stays_whole(token, document, rule)
+    )
 
 
 def _rule_of(pre_tokenizer: Mapping[str, Any] | None) -> CutRule | None:
@@ -131,21 +146,29 @@ def _is_byte_level(step: Mapping[str, Any], *, use_regex: bool) -> bool:
     )
 
 
-def _tokens_stay_whole(document: Mapping[str, Any], rule: CutRule) -> bool:
-    """Whether no cut falls into a token that is looked for in the text before it is split."""
+def _sought(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     tokens: Sequence[Mapping[str, Any]] = document.get("added_tokens") or ()
-    sought = [token for token in tokens if not token.get("special")]
-    characters = set("".join(token["content"] for token in sought))
-    for token in tokens:
-        content = str(token["content"])
-        uncut = len(rule.cut(content.encode())) == 2
-        if token.get("special"):
-            # It is found, too, and then passed over, but keeps tokens from being found within it.
-            if not uncut and characters & set(content):
-                return False
-            continue
-        if not uncut or any(token.get(flag) for flag in ("lstrip", "rstrip", "single_word")):
-            return False
-        if document.get("normalizer") is not None and not content.isascii():
-            return False
-    return True
+    return [token for token in tokens if not token.get("special")]
+
+
+def _stays_whole(token: Mapping[str, Any], document: Mapping[str, Any], rule: CutRule) -> bool:
+    """Whether a token is found in the pieces wherever it is in the text, and only there."""
+    content = str(token["content"])
+    if not _uncut(content, rule) or (
+        token.get("lstrip") or token.get("rstrip") or token.get("single_word")
+    ):
+        return False
+    if document.get("normalizer") is not None and not content.isascii():
+        return False
+    # A special one is found, too, and then passed over, but no token is found within it: so one
+    # that is cut must have nothing in common with this.
+    return not any(
+        other.get("special")
+        and not _uncut(other["content"], rule)
+        and set(other["content"]) & set(content)
+        for other in document["added_tokens"]
+    )
+
+
+def _uncut(content: str, rule: CutRule) -> bool:
+    return len(rule.cut(content.encode())) == 2

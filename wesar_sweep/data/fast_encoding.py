@@ -96,8 +96,24 @@ def _follows_maybe_whitespace(text: bytes, places: Places) -> NDArray[np.bool_]:
 class PieceEncoder:
     """Encodes documents by their pieces, and keeps those it has met; not for several threads."""
 
-    def __init__(self, encode_pieces: EncodePieces, *, rule: CutRule, vocabulary: int) -> None:
+    def __init__(
+        self,
+        encode_pieces: EncodePieces,
+        *,
+        rule: CutRule,
+        vocabulary: int,
+        whole: Sequence[bytes] = (),
+    ) -> None:
+        """Begin with an empty table.
+
+        Args:
+            encode_pieces: The tokenizer's own library.
+            rule: Where its texts may be cut.
+            vocabulary: Ids are below it.
+            whole: A document with any of these strings in it is not cut.
+        """
         assert vocabulary <= MOST_VOCABULARY
+        self._whole = tuple(whole)
         self._encode_pieces = encode_pieces
         self._rule = rule
         self._type = id_type(vocabulary)
@@ -118,20 +134,25 @@ class PieceEncoder:
         batch: list[bytes] = []
         size = 0
         for document in documents:
-            if batch and size + len(document) > WINDOW:
+            if size + len(document) > WINDOW:
                 yield from self._together(batch)
                 batch, size = [], 0
-            if len(document) > WINDOW:
+            if any(token in document for token in self._whole):
+                yield from self._together(batch)
+                batch, size = [], 0
+                yield self._encode_pieces([document.decode()])[0]
+            elif len(document) > WINDOW:
+                yield from self._together(batch)
+                batch, size = [], 0
                 yield np.concatenate(list(self._in_parts(document)))
             else:
                 batch.append(document)
                 size += len(document)
-        if batch:
-            yield from self._together(batch)
+        yield from self._together(batch)
 
     def _together(self, documents: Sequence[bytes]) -> Iterator[Ids]:
         """The ids of each of some documents that are one window."""
-        ends = np.cumsum([len(document) for document in documents])
+        ends = np.cumsum([len(document) for document in documents], dtype=np.int64)
         text = b"".join(documents)
         cuts = self._rule.cut(text, also=ends)
         ids, before = self._ids(text, cuts)
