@@ -151,8 +151,7 @@ class LibraryTokenizer:
 
     @cached_property
     def _document(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self._text)
-        return document
+        return _read(self._text)
 
     @cached_property
     def _library(self) -> tokenizers.Tokenizer:
@@ -247,7 +246,7 @@ def tokenizer_of_json(
                 allowed="a file as Hugging Face's `tokenizers` saves it",
             )
         ) from None
-    document = json.loads(text)
+    document = _read(text)
     ids = library.get_vocab(with_added_tokens=True)
     end = _end_of(document, ids, named=end_of_document, description=description)
     size = max(ids.values()) + 1
@@ -301,6 +300,11 @@ def make_tokenizer(tokenizer: config.Tokenizer, *, documents: Iterable[bytes] = 
                 vocabulary=tokenizer.vocabulary,
                 description=file.name,
             )
+
+
+def _read(text: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(text)
+    return document | {"added_tokens": document.get("added_tokens") or []}
 
 
 def _load(text: str) -> tokenizers.Tokenizer:
