@@ -19,7 +19,7 @@ from wesar_sweep.config.data import (
     TextData,
 )
 from wesar_sweep.data import synthetic
-from wesar_sweep.data.bpe import tokenizer_of_json
+from wesar_sweep.data.bpe import restored
 from wesar_sweep.data.documents import END_OF_DOCUMENT
 from wesar_sweep.data.prepare import prepared
 from wesar_sweep.data.progress import Progress, quiet
@@ -123,14 +123,6 @@ def _of_files(
     validation = manifest.tokens["validation"]
     unit = "bytes" if data.tokenizer.kind == "bytes" else "tokens"
     _check_lengths(manifest.tokens["train"], validation, context=context, key="data", unit=unit)
-    tokenizer: Tokenizer = ByteTokenizer()
-    if data.tokenizer.kind != "bytes":
-        tokenizer = tokenizer_of_json(
-            files.tokenizer_json,
-            end_of_document=manifest.tokenizer["end_of_document"],
-            vocabulary=data.tokenizer.size,
-            description=manifest.tokenizer["description"],
-        )
     return Corpus(
         train=files.train,
         validation=files.validation,
@@ -140,7 +132,7 @@ def _of_files(
         bytes_per_token=manifest.text_bytes["validation"] / validation,
         sha256=manifest.sha256,
         description=manifest.description,
-        tokenizer=tokenizer,
+        tokenizer=restored(data.tokenizer, files.tokenizer_json),
         folder=files.folder,
     )
 

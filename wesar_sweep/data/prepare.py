@@ -13,7 +13,7 @@ import numpy as np
 
 from wesar_sweep.config.data import FileTokenizer, HuggingFaceData, StdlibData, TextData
 from wesar_sweep.data import huggingface
-from wesar_sweep.data.bpe import make_tokenizer
+from wesar_sweep.data.bpe import MOST_TRAINING_BYTES, make_tokenizer
 from wesar_sweep.data.documents import END_OF_DOCUMENT
 from wesar_sweep.data.progress import Progress, quiet
 from wesar_sweep.data.sources import Needs, SplitText, changed, sample, source_files, split_text
@@ -29,10 +29,6 @@ from wesar_sweep.data.token_files import (
 from wesar_sweep.data.tokenizer import Tokenizer, id_type
 from wesar_sweep.errors import ConfigError, Problem
 from wesar_sweep.store.provenance import project_version
-
-TOKENIZER_BYTES = 64 << 20
-"""A tokenizer is trained on about so much text, spread over all training documents."""
-
 
 _TELL_BYTES = 1 << 20
 
@@ -122,8 +118,10 @@ def _make(
         else:
             split = split_text(data, needs=needs)
         progress("making the tokenizer")
-        text = sample(split.training(), bytes_of_all=split.text_bytes[False], limit=TOKENIZER_BYTES)
-        tokenizer = make_tokenizer(data.tokenizer, text)
+        text = sample(
+            split.training(), bytes_of_all=split.text_bytes[False], limit=MOST_TRAINING_BYTES
+        )
+        tokenizer = make_tokenizer(data.tokenizer, documents=text)
         writer.begin(id_type(tokenizer.vocabulary))
         documents, text_bytes = _encode(split, tokenizer, writer, budget=budget, progress=progress)
         huggingface.clear(writer.folder)

@@ -41,10 +41,7 @@ class Tokenizer(Protocol):
         """Ids of a UTF-8 text, without the end of the document or any other special token."""
 
     def encode_documents(self, documents: Iterable[bytes]) -> Iterator[Ids]:
-        """What `encode` gives of each, in their order; much faster for many short ones.
-
-        Reads ahead of what it gives, by a bounded number of bytes.
-        """
+        """The same of each document, in order; faster than one at a time where they are short."""
 
     def decode(self, ids: Ids) -> str:
         """The text of some ids; what is no UTF-8, such as half of a character, is shown as �."""
@@ -87,7 +84,7 @@ class ByteTokenizer:
         return np.frombuffer(text, np.uint8)
 
     def encode_documents(self, documents: Iterable[bytes]) -> Iterator[Ids]:
-        """`encode` of each."""
+        """The bytes of each document."""
         return map(self.encode, documents)
 
     def decode(self, ids: Ids) -> str:
