@@ -1,4 +1,4 @@
-"""Names and numbers of config.json, and refusals; equal logits are in tests/test_export_model.py."""
+"""Names and numbers of config.json; refusals. (Equal logits: tests/test_export_model.py.)"""
 
 from dataclasses import replace
 
