@@ -221,6 +221,8 @@ def _tokenizer_config(
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": architecture.context,
         "clean_up_tokenization_spaces": False,
+        # Else version 4 of transformers hands `token_type_ids` to models that know none.
+        "model_input_names": ["input_ids", "attention_mask"],
     }
     if end_of_document is not None:
         words = json.loads(tokenizer_json)
