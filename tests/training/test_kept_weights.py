@@ -18,7 +18,7 @@ from wesar_sweep.training.engine import Engine
 from wesar_sweep.training.kept_weights import WeightKeeper, read_weights
 from wesar_sweep.training.memory import Fit
 from wesar_sweep.training.parameters import ParameterRows
-from wesar_sweep.training.stack import StackTraits
+from wesar_sweep.training.stack import Stack, StackTraits
 from wesar_sweep.training.tensor_files import write_tensors
 
 METHODS = (
@@ -49,6 +49,28 @@ def test_a_folded_row_is_what_the_model_computes_with(study_of, runs_of, stack_o
             torch.testing.assert_close(folded_P, stack.rows.effective_KP[slot], rtol=2e-6, atol=0)
         else:
             assert torch.equal(folded_P, stack.rows.effective_KP[slot]), run.hyperparameters.method
+
+
+def test_a_folded_row_after_the_fused_step(study_of, runs_of, text):
+    """The GPU's optimizer keeps gates, gains and singular vectors of its own accord."""
+    methods = ("wesar", "weight_norm", "sigma_reparam")
+    study = study_of(model={"depth": 1}, data=SYNTHETIC)
+    runs = runs_of(study, *({"method": name} for name in methods))
+    stack = Stack(
+        runs[0].architecture,
+        slots=len(runs),
+        traits=StackTraits.of(study, methods=methods),
+        train_S=text % 16,
+        fused=True,
+        capture=False,
+    )
+    stack.load_many(range(len(runs)), runs)
+    begin_KP = torch.stack([stack.rows.folded(slot) for slot in range(len(runs))])
+    stack.train(1)
+    folded_KP = torch.stack([stack.rows.folded(slot) for slot in range(len(runs))])
+    # Sums of the kernels have another order.
+    torch.testing.assert_close(folded_KP, stack.rows.effective_KP, rtol=1e-5, atol=1e-7)
+    assert bool((folded_KP != begin_KP).any(dim=1).all()), "every run has moved"
 
 
 def test_a_folded_row_is_not_rounded_to_bfloat16(study_of, runs_of):
