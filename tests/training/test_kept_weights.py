@@ -2,7 +2,9 @@
 
 import logging
 import math
+import os
 import resource
+import stat
 
 import pytest
 import torch
@@ -233,6 +235,15 @@ def test_what_holds_no_weights_of_a_run(tmp_path):
     for path in (damaged, other, newer):
         with pytest.raises(StoreError, match=r"holds no weights of a run, or is damaged"):
             read_weights(path)
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_tensors(tmp_path / "x.safetensors", {"x": torch.ones(2)}, metadata={})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "x.safetensors").stat().st_mode) == 0o640
 
 
 def test_labels_are_those_of_the_plain_decoder(study_of, runs_of, stack_of):

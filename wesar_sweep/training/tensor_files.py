@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -38,7 +39,8 @@ def write_tensors(
             if number is None:
                 raise
             raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
-        # It has put another file in the place of the open one.
+        # It has put another file in the place of the open one, which nobody else may read.
+        os.chmod(file.name, stat.S_IMODE(os.fstat(file.fileno()).st_mode))
         with Path(file.name).open("rb") as written:
             os.fsync(written.fileno())
 
