@@ -404,6 +404,34 @@ def export(
     print(path)
 
 
+@app.command(epilog="Example: wesar-sweep fold results/lr_sigma --to models/best")
+def fold(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="A file of kept weights, or a results directory: then its best completed run.",
+        ),
+    ],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for the model.")],
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="Of a results directory only this cell.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of a results directory only this seed.")
+    ] = None,
+) -> None:
+    """Write a run as a model for Hugging Face's transformers; needs keep_weights: true."""
+    from wesar_sweep.export_model import fold_run
+
+    kept = fold_run(run, to=to, trial=trial, seed=seed)
+    say(
+        f"trial {kept.trial}, seed {kept.seed} of {kept.study}: {kept.method}, {kept.steps} steps, "
+        f"validation loss {kept.val_loss:.4f} nats a token"
+    )
+    print(to)
+
+
 storage_app = typer.Typer(
     help="Databases that studies are kept in.", no_args_is_help=True, add_completion=False
 )
