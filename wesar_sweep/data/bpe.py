@@ -302,6 +302,13 @@ def make_tokenizer(tokenizer: config.Tokenizer, *, documents: Iterable[bytes] = 
             )
 
 
+def library_version() -> str:
+    """Version of the library that trains and applies tokenizers: another one may differ."""
+    import tokenizers
+
+    return str(tokenizers.__version__)
+
+
 def restored(tokenizer: config.Tokenizer, text: str) -> Tokenizer:
     """What `make_tokenizer` made of the same words, from its `to_json`: nothing is trained.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from wesar_sweep.config.data import FileTokenizer, HuggingFaceData, StdlibData, TextData
 from wesar_sweep.data import huggingface
-from wesar_sweep.data.bpe import MOST_TRAINING_BYTES, make_tokenizer
+from wesar_sweep.data.bpe import MOST_TRAINING_BYTES, library_version, make_tokenizer
 from wesar_sweep.data.documents import END_OF_DOCUMENT
 from wesar_sweep.data.progress import Progress, quiet
 from wesar_sweep.data.sources import Needs, SplitText, changed, sample, source_files, split_text
@@ -89,16 +89,9 @@ def _key(
     content = [{k: v for k, v in one.items() if k != "path"} for one in sources]
     # A file's name decides how it is read, and its order in the split by hand.
     suffixes = [Path(str(one.get("path", ""))).suffixes for one in sources]
-    whole = [FORMAT, _library(), chosen, tokenizer, content, suffixes, needs.train]
+    whole = [FORMAT, library_version(), chosen, tokenizer, content, suffixes, needs.train]
     whole.append(needs.validation)
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
-
-
-def _library() -> str:
-    """Version of the library that trains and applies tokenizers: another one may differ."""
-    import tokenizers
-
-    return str(tokenizers.__version__)
 
 
 def _make(

@@ -104,10 +104,13 @@ def split_documents_of(
     )
 
     def read() -> Iterator[tuple[Side, bytes]]:
-        count = 0
-        for count, (held, document) in enumerate(zip(held_D, documents, strict=False), start=1):
+        left = iter(documents)
+        for held in held_D:
+            document = next(left, None)
+            if document is None:
+                raise changed()
             yield bool(held), document
-        if count != len(held_D):
+        if next(left, None) is not None:
             raise changed()
 
     return SplitText(
