@@ -244,6 +244,8 @@ def _prepare(
     }
     if corpus.tokenizer is not None:
         facts["corpus"]["tokenizer"] = corpus.tokenizer.description
+        facts["corpus"]["end_of_document"] = corpus.tokenizer.end_of_document
+        write_atomically(directory.tokenizer_file, corpus.tokenizer.to_json().encode())
     merge_provenance(directory, facts=facts)
     close_study(open_study(study, directory))
 
