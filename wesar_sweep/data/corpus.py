@@ -27,6 +27,7 @@ from wesar_sweep.data.documents import (
     split_documents,
 )
 from wesar_sweep.data.text_files import cut_text, find_files, read_text
+from wesar_sweep.data.tokenizer import ByteTokenizer, Tokenizer
 from wesar_sweep.errors import ConfigError, Problem
 
 STDLIB_EXCLUDED = frozenset(
@@ -60,6 +61,8 @@ class Corpus:
     """What it is, in one line for people."""
     entropy_rate: float | None = None
     """Nats a token that no model can go below in expectation; None where nobody knows."""
+    tokenizer: Tokenizer | None = None
+    """What turned text into these tokens; None where there is no text (synthetic data)."""
 
 
 def load_corpus(data: Data, *, context: int) -> Corpus:
@@ -287,6 +290,7 @@ def _corpus(
         bytes_per_token=1.0,
         sha256=_sha256(train, validation),
         description=description,
+        tokenizer=ByteTokenizer(),
     )
 
 

@@ -5,6 +5,7 @@ Bytes are here; byte-level BPE and the user's own files are in `wesar_sweep.data
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,3 +47,29 @@ class Tokenizer(Protocol):
 def id_type(vocabulary: int) -> np.dtype[Any]:
     """The narrowest type of ids in [0, vocabulary)."""
     return np.min_scalar_type(vocabulary - 1)
+
+
+class ByteTokenizer:
+    """Ids are the bytes of the text; the zero byte, which no text holds, ends a document."""
+
+    vocabulary = 256
+    end_of_document = 0
+    description = "bytes"
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all that decides which ids a text becomes."""
+        return hashlib.sha256(b"bytes").hexdigest()
+
+    def encode(self, text: bytes) -> Ids:
+        """The bytes themselves, [bytes] uint8."""
+        # A copy, since numpy makes a view of immutable bytes read-only, which torch warns of.
+        return np.frombuffer(text, dtype=np.uint8).copy()
+
+    def decode(self, ids: Ids) -> str:
+        """The text of some ids; what is no UTF-8, such as half of a character, is shown as �."""
+        return bytes(int(i) for i in ids).decode("utf-8", errors="replace")
+
+    def to_json(self) -> str:
+        """Not yet: written with the tokenizers that merge bytes."""
+        raise NotImplementedError
