@@ -311,9 +311,7 @@ def _group(cut: Sequence[tuple[int, Ids, int]], length: int) -> WindowGroup:
     )
 
 
-def _sha256(
-    kind: str, stride: int | None, end: int, documents: Sequence[tuple[Ids, Ids]]
-) -> str:
+def _sha256(kind: str, stride: int | None, end: int, documents: Sequence[tuple[Ids, Ids]]) -> str:
     digest = hashlib.sha256(f"{kind} {stride} {end}\n".encode())
     for given, scored in documents:
         digest.update(f"{len(given)} {len(scored)}\n".encode())
