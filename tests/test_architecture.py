@@ -56,6 +56,9 @@ ARRAYS_ONLY: dict[str, tuple[str, ...]] = {
     "stability": ("numpy", "scipy"),
     "data.corpus": ("numpy",),
     "data.documents": ("numpy",),
+    # Texts and windows are for whoever looks at them without torch, too.
+    "data.evaluation_sets": ("numpy",),
+    "data.set_texts": ("numpy",),
     "data.synthetic": ("numpy",),
 }
 """Room or module -> the only libraries that it may import."""

@@ -31,7 +31,7 @@ def measured(**changes: Any) -> Analysis:
                 status="completed",
                 val_loss=loss,
                 init_loss=5.0,
-                evaluations={"novels": loss + 0.25},
+                evaluations={"novels": {"loss": loss + 0.25, "chance": 5.5}},
             )
         )
     if changes:
