@@ -68,13 +68,13 @@ def test_each_set_has_a_table_in_the_layout_of_table_9(found):
 def test_tables_5_and_6_have_each_set_with_its_unit(found):
     columns = found["table-5"].table.columns
     assert [head.rpartition(": ")[2] for head in columns[1:5]] == [
-        "validation, a token", "last, a word", "wiki, a token", "wiki, a word"
+        "validation, a token", "wiki, a token", "wiki, a word", "last, a word"
     ]  # fmt: skip
     assert found["table-5"].table.over == ("perplexity", 1)
     six = found["table-6"]
     assert [head for head in six.table.columns if "perplexity" in head] == [
-        "perplexity a token, validation", "perplexity a word, last", "perplexity a token, wiki",
-        "perplexity a word, wiki",
+        "perplexity a token, validation", "perplexity a token, wiki", "perplexity a word, wiki",
+        "perplexity a word, last",
     ]  # fmt: skip
     assert "or a word where the header says so" in six.caption
     assert "at most at the loss of a uniform guess" in six.caption

@@ -37,10 +37,14 @@ class Measure(NamedTuple):
 
 
 def measures_of(analysis: Analysis) -> list[Measure]:
-    """The perplexities that tables show: one a set, and a second, a word, where a set has it."""
-    both = with_words(analysis.outcomes)
+    """The perplexities that tables show: one a set, and a second, a word, where a set has it.
+
+    Sets are in the study's order.
+    """
+    both, order = with_words(analysis.outcomes), [VALIDATION, *analysis.study.evaluation.sets]
+    names = evaluation_sets(analysis.outcomes)
     found: list[Measure] = []
-    for name in evaluation_sets(analysis.outcomes):
+    for name in sorted(names, key=lambda name: order.index(name) if name in order else len(order)):
         found.append(Measure(name, set_unit(analysis.study, name), "ppl"))
         if name in both:
             found.append(Measure(name, "word", "word_ppl"))
