@@ -74,7 +74,8 @@ def _set_table(analysis: Analysis, grid: Matrix, one: Measure) -> NamedTable:
     caption = (
         f"The layout of the paper's Table 9: perplexity a {one.unit} on the evaluation set "
         f"{one.name}, exp of the mean loss over seeds ({seeds_words(analysis)}); beneath it "
-        f"diverged/counted runs. Bold is the lowest mean. {SET_WORDS} "
+        "diverged/counted runs. Bold is the lowest mean. A run counts at most at the loss of a "
+        "uniform guess, and a diverged run at that. "
         f"{divergence_words(analysis.study.divergence)}"
     )
     return NamedTable(
