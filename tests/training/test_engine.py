@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from wesar_sweep.data.corpus import load_corpus
+from wesar_sweep.data.evaluation_sets import load_sets
 from wesar_sweep.training import engine as engine_module
 from wesar_sweep.training.engine import Engine
 from wesar_sweep.training.memory import Fit
@@ -54,6 +55,16 @@ class ListQueue:
         self.outcomes[key], self.curves[key] = outcome, curve
 
 
+def sets_of(study, corpus):
+    """The evaluation sets of a study, read."""
+    return load_sets(
+        study.evaluation.sets,
+        tokenizer=corpus.tokenizer,
+        vocabulary=corpus.vocabulary,
+        context=study.model.context,
+    )
+
+
 @pytest.fixture
 def train(study_of):
     """Train runs with K slots; returns the queue."""
@@ -70,6 +81,7 @@ def train(study_of):
             slots=lambda architecture: Fit(slots, 1, 0, 0, 0),
             worker="w0",
             on_block=lambda engine: False,
+            evaluation_sets=sets_of(study, corpus),
         )
         engine._overlaps = overlaps
         engine.train()
@@ -94,6 +106,11 @@ def same(a, b):
         c, d = a.curves[key], b.curves[key]
         for name in ("loss", "grad_norm", "eval_step", "eval_loss", "probe_step"):
             np.testing.assert_array_equal(getattr(c, name), getattr(d, name), strict=True)
+        assert repr(x.evaluations) == repr(y.evaluations), "NaN is equal to itself here"
+        for kept, other in ((c.set_step, d.set_step), (c.set_figures, d.set_figures)):
+            assert kept.keys() == other.keys()
+            for name in kept:
+                np.testing.assert_array_equal(kept[name], other[name], strict=True)
         assert c.probes.keys() == d.probes.keys()
         for name in c.probes:
             np.testing.assert_array_equal(c.probes[name], d.probes[name], strict=True)

@@ -35,6 +35,11 @@ class EffectiveWeights:
     qk_norm_KE: Tensor | None
     """[K, 2N, E] gains of query and key norms."""
 
+    @property
+    def prediction_KVD(self) -> Tensor:
+        """The prediction matrix, whichever it is."""
+        return self.embed_KVD if self.predict_KVD is None else self.predict_KVD
+
     def leaves(self) -> list[Tensor]:
         """All tensors, in the order of `Layout.groups`, then the gains."""
         named = [self.embed_KVD, self.qkv_KMDD, self.o_KMDD, self.up_KMFD, self.down_KMDF]
@@ -125,6 +130,42 @@ def forward(
     Returns:
         [K, B·T, V], float32 on a CPU and the weights' type elsewhere.
     """
+    h_KMD = hidden(
+        weights,
+        token_KBT,
+        architecture=architecture,
+        rotation=rotation,
+        switches=switches,
+        taps=taps,
+    )
+    logit_KMV = linear.linear(h_KMD, weights.prediction_KVD)
+    if taps is not None:
+        taps.max_output_logit.append(logit_KMV.detach().float().abs().amax(dim=(1, 2)))
+    return logit_KMV
+
+
+def hidden(
+    weights: EffectiveWeights,
+    token_KBT: Tensor,
+    *,
+    architecture: Architecture,
+    rotation: tuple[Tensor, Tensor] | None,
+    switches: EmbeddingSwitches,
+    taps: Taps | None = None,
+) -> Tensor:
+    """What the prediction matrix of every run is given: `forward` before its last product.
+
+    Args:
+        weights: As `forward`.
+        token_KBT: As `forward`.
+        architecture: As `forward`.
+        rotation: As `forward`.
+        switches: As `forward`.
+        taps: As `forward`, but for the output logits.
+
+    Returns:
+        [K, B·T, D].
+    """
     a = architecture
     K, B, T = token_KBT.shape
     x_KMD = _embed(weights.embed_KVD, token_KBT, switches).flatten(1, 2)
@@ -163,12 +204,7 @@ def forward(
         if taps is not None:
             taps.residual_rms.append(x_KMD.detach().float().square().mean(dim=(1, 2)).sqrt())
 
-    h_KMD = rms_norm.reference(x_KMD, gain_N[2 * a.depth])
-    predict_KVD = weights.embed_KVD if weights.predict_KVD is None else weights.predict_KVD
-    logit_KMV = linear.linear(h_KMD, predict_KVD)
-    if taps is not None:
-        taps.max_output_logit.append(logit_KMV.detach().float().abs().amax(dim=(1, 2)))
-    return logit_KMV
+    return rms_norm.reference(x_KMD, gain_N[2 * a.depth])
 
 
 def _embed(embed_KVD: Tensor, token_KBT: Tensor, switches: EmbeddingSwitches) -> Tensor:

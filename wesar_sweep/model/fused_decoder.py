@@ -243,6 +243,33 @@ class FusedDecoder:
             nll_KM = cross_entropy.loss(logit_KMV, target_KM, reverse=self._direction.turn())
         return cross_entropy.run_mean(nll_KM)
 
+    def hidden(
+        self,
+        effective_KP: Tensor,
+        token_KM: Tensor,
+        row_R: Tensor,
+        *,
+        switches: EmbeddingSwitches,
+    ) -> tuple[Tensor, Tensor]:
+        """What the prediction matrix of each run is given at some rows, and that matrix.
+
+        Args:
+            effective_KP: Effective weights, a flat row a run.
+            token_KM: Inputs, [K, sequences · context] integers.
+            row_R: Which of the M rows, the same of every run.
+            switches: What the runs' methods do to the embedding output.
+
+        Returns:
+            (h [K, R, D], w [K, V, D]).
+        """
+        views = LayerViews.of(effective_KP, self._layout)
+        self._direction.up()
+        x_KMD, _ = self._embed(views, token_KM, switches)
+        x_KMD, delta_KMD = self._layers(views, x_KMD, keep=None, taps=None)
+        delta_KRD = None if delta_KMD is None else delta_KMD.index_select(1, row_R)
+        _, h_KRD, _ = rms_norm.forward(x_KMD.index_select(1, row_R), views.norms[-1], delta_KRD)
+        return h_KRD, views.predict_KVD
+
     def loss_and_gradients(
         self,
         effective_KP: Tensor,

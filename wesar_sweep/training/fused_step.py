@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,7 @@ from wesar_sweep.model.decoder import EmbeddingSwitches, Taps
 from wesar_sweep.model.fused_decoder import FusedDecoder
 from wesar_sweep.model.layout import Layout
 from wesar_sweep.training.parameters import zero_rows
+from wesar_sweep.training.scoring import DeviceWindows, Score, score
 
 if TYPE_CHECKING:
     from wesar_sweep.training.stack import Block, Stack
@@ -54,11 +56,7 @@ class FusedStep:
         self._stack, self._train_S, self._capture = stack, train_S, capture
         self._sequences = share // micro_batches
         self._micro_batches = micro_batches
-        self._decoder = FusedDecoder(
-            stack.rows.layout,
-            device=stack.device,
-            dtype=stack.rows.effective_KP.dtype,
-        )
+        self._decoder = self._decoder_of(stack.architecture.context)
         if deterministic:
             # Of the kernels in use only the library's attention has sums in no fixed order.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -66,6 +64,16 @@ class FusedStep:
             # Else every buffer of a step would first be filled with NaN, by a kernel of its own.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.rebuild()
+
+    def _decoder_of(self, context: int) -> FusedDecoder:
+        """The passes for sequences of so many tokens."""
+        rows = self._stack.rows
+        shape = replace(rows.layout.architecture, context=context)
+        return FusedDecoder(
+            replace(rows.layout, architecture=shape),
+            device=self._stack.device,
+            dtype=rows.effective_KP.dtype,
+        )
 
     def rebuild(self) -> None:
         """Take the stack's tensors as they are now: at the start, and after it has shrunk."""
@@ -257,6 +265,24 @@ class FusedStep:
             total_K += nll_K.double() * len(window_BT)
         assert a.context == window_ST.shape[1] - 1
         return [float(x) for x in (total_K / len(window_ST)).tolist()]
+
+    @torch.no_grad()
+    def score(
+        self, effective_KP: Tensor, windows: DeviceWindows, *, switches: EmbeddingSwitches
+    ) -> list[Score]:
+        """See `Stack.score`."""
+        decoders = {self._stack.architecture.context: self._decoder}
+
+        def hidden(token_WT: Tensor, row_R: Tensor) -> tuple[Tensor, Tensor]:
+            context = token_WT.shape[1]
+            if context not in decoders:
+                decoders[context] = self._decoder_of(context)
+            # A single window flattens to a view that is repeated, not copied.
+            token_KM = token_WT.expand(len(effective_KP), -1, -1).flatten(1).contiguous()
+            return decoders[context].hidden(effective_KP, token_KM, row_R, switches=switches)
+
+        runs = len(effective_KP)
+        return score(windows, runs=runs, sequences=self._sequences, hidden=hidden)
 
 
 def _places(layout: Layout) -> optimizer.Places:

@@ -19,8 +19,15 @@ from wesar_sweep.config.parametrization import Form
 from wesar_sweep.config.run import Architecture, Run
 from wesar_sweep.config.study import Precision, Study
 from wesar_sweep.kernels import adamw, cross_entropy, data_order, rope
-from wesar_sweep.model.decoder import Taps, effective_weights, forward
+from wesar_sweep.model.decoder import (
+    EmbeddingSwitches,
+    Taps,
+    effective_weights,
+    forward,
+    hidden,
+)
 from wesar_sweep.training.parameters import ParameterRows, forms_of, zero_rows
+from wesar_sweep.training.scoring import DeviceWindows, Score, score
 from wesar_sweep.training.slots import SlotTable
 
 if TYPE_CHECKING:
@@ -360,17 +367,10 @@ class Stack:
         Returns:
             One a slot asked for; each depends on its run alone.
         """
-        index = torch.tensor(slots, device=self.device)
-        rows = self.rows
-        effective_KP = rows.effective_KP
-        if list(slots) != list(range(self.slots)):
-            effective_KP = effective_KP[index]
-        switches = self.table.switches(
-            index, scale=self.traits.scaled_embed, normalise=self.traits.embed_norm
-        )
+        effective_KP, switches = self._runs_in(slots)
         if self._fused is not None:
             return self._fused.evaluate(effective_KP, window_ST, switches=switches)
-        weights = effective_weights(effective_KP, rows.layout, train=False)
+        weights = effective_weights(effective_KP, self.rows.layout, train=False)
         total_K = torch.zeros(len(slots), dtype=torch.float64, device=self.device)
         for window_BT in window_ST.split(self.architecture.batch):
             window_KBT = window_BT.expand(len(slots), -1, -1)
@@ -384,3 +384,43 @@ class Stack:
             nll_K = cross_entropy.cross_entropy(logit_KMV, window_KBT[..., 1:].flatten(1))
             total_K += nll_K.double() * len(window_BT)
         return [float(x) for x in (total_K / len(window_ST)).tolist()]
+
+    @torch.no_grad()
+    def score(self, slots: Sequence[int], windows: DeviceWindows) -> list[Score]:
+        """Log-likelihood of an evaluation set under some runs.
+
+        Args:
+            slots: Which runs.
+            windows: Of the set, at most the context long, on the stack's device.
+
+        Returns:
+            One a slot asked for; each depends on its run alone.
+        """
+        effective_KP, switches = self._runs_in(slots)
+        if self._fused is not None:
+            return self._fused.score(effective_KP, windows, switches=switches)
+        weights = effective_weights(effective_KP, self.rows.layout, train=False)
+
+        def hidden_of(token_WT: Tensor, row_R: Tensor) -> tuple[Tensor, Tensor]:
+            h_KMD = hidden(
+                weights,
+                token_WT.expand(len(slots), -1, -1),
+                architecture=self.architecture,
+                rotation=self._rotation,
+                switches=switches,
+            )
+            return h_KMD.index_select(1, row_R), weights.prediction_KVD
+
+        sequences = self.architecture.batch
+        return score(windows, runs=len(slots), sequences=sequences, hidden=hidden_of)
+
+    def _runs_in(self, slots: Sequence[int]) -> tuple[Tensor, EmbeddingSwitches]:
+        """Effective weights of some runs, and what their methods do to the embedding output."""
+        index = torch.tensor(slots, device=self.device)
+        effective_KP = self.rows.effective_KP
+        if list(slots) != list(range(self.slots)):
+            effective_KP = effective_KP[index]
+        traits = self.traits
+        return effective_KP, self.table.switches(
+            index, scale=traits.scaled_embed, normalise=traits.embed_norm
+        )
