@@ -39,6 +39,14 @@ def _storage_is_the_tests_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WESAR_STORAGE", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _prepared_text_is_the_tests_own(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user's cache of prepared corpora is left alone; one for all tests of a process."""
+    monkeypatch.setenv("WESAR_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[postgres_server.Server]:
     """A PostgreSQL server, or the test is skipped and says why. Mark such tests `postgres`."""

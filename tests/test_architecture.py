@@ -44,7 +44,9 @@ WALLS: dict[str, tuple[str, ...]] = {
     "altair": ("reports",),
     "vl_convert": ("reports",),
     # The Python interface names the type of a data frame, and loads it only when one is asked for.
-    "polars": ("store.frames", "analysis", "reports", "api"),
+    # Parquet is read by it, once, when a corpus is prepared.
+    "polars": ("store.frames", "analysis", "reports", "api", "data.records"),
+    "datasets": ("data.huggingface",),
     # What starts the training of a process chooses its device.
     "torch": ("kernels", "model", "training", "worker", "ranks", "speed_probe", "doctor"),
     "safetensors": ("training",),

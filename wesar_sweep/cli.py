@@ -404,6 +404,34 @@ def export(
     print(path)
 
 
+@app.command(epilog="Example: wesar-sweep fold results/lr_sigma --to models/best")
+def fold(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="A file of kept weights, or a results directory: then its best completed run.",
+        ),
+    ],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for the model.")],
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="Of a results directory only this cell.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of a results directory only this seed.")
+    ] = None,
+) -> None:
+    """Write a run as a model for Hugging Face's transformers; needs keep_weights: true."""
+    from wesar_sweep.export_model import fold_run
+
+    kept = fold_run(run, to=to, trial=trial, seed=seed)
+    say(
+        f"trial {kept.trial}, seed {kept.seed} of {kept.study}: {kept.method}, {kept.steps} steps, "
+        f"validation loss {kept.val_loss:.4f} nats a token"
+    )
+    print(to)
+
+
 storage_app = typer.Typer(
     help="Databases that studies are kept in.", no_args_is_help=True, add_completion=False
 )
@@ -555,6 +583,46 @@ def _finish(result: Result) -> None:
         )
     if summary.failed or not summary.complete:
         raise typer.Exit(1)
+
+
+data = typer.Typer(
+    help="Prepare the text of a study, or look at it.", no_args_is_help=True, add_completion=False
+)
+app.add_typer(data, name="data")
+
+
+@data.command(epilog="Example: wesar-sweep data prepare novels.yaml")
+def prepare(file: StudyFile, set_: Set = None, as_json: AsJson = False) -> None:
+    """Turn the text of a study into tokens, once, for all who train on it later.
+
+    `run` does so by itself; do it beforehand where compute nodes cannot reach the text.
+    """
+    _show_corpus(file, set_, as_json=as_json, beginning=False)
+
+
+@data.command(epilog="Example: wesar-sweep data inspect novels.yaml")
+def inspect(file: StudyFile, set_: Set = None, as_json: AsJson = False) -> None:
+    """Show what a study trains on: counts, tokens, epochs, and how the text begins."""
+    _show_corpus(file, set_, as_json=as_json, beginning=True)
+
+
+def _show_corpus(
+    file: Path, overrides: list[str] | None, *, as_json: bool, beginning: bool
+) -> None:
+    from wesar_sweep import api, data_view
+    from wesar_sweep.config.space import longest_context
+    from wesar_sweep.data.corpus import load_corpus
+
+    study = api.load(file, overrides=overrides or ())
+    with data_view.shown() as progress:
+        corpus = load_corpus(study.data, context=longest_context(study), progress=progress)
+    facts = data_view.facts(study, corpus)
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    print("\n".join(data_view.lines(facts)))
+    if beginning:
+        print("\n".join(data_view.beginning(corpus)))
 
 
 def count_line(summary: Summary) -> str:

@@ -195,6 +195,7 @@ def _prepare(
     """Everything that must be on disk, and be right, before anything is trained."""
     # Imported late: numpy and the corpus readers, which `status` and `report` do without.
     from wesar_sweep.data.corpus import load_corpus
+    from wesar_sweep.data_view import shown
 
     fingerprint = study_hash(study)
     changed = False
@@ -215,7 +216,8 @@ def _prepare(
             f"a worker of this study still lives and knows of the former replicates: "
             f"{', '.join(living)}. Wait for it, or end it, then ask for more seeds"
         )
-    corpus = load_corpus(study.data, context=longest_context(study))
+    with shown() as progress:
+        corpus = load_corpus(study.data, context=longest_context(study), progress=progress)
     resumed = directory.provenance_file.exists()
     require_same_corpus(directory, sha256=corpus.sha256)
     directory.create()
@@ -238,7 +240,10 @@ def _prepare(
         "train_tokens": len(corpus.train),
         "validation_tokens": len(corpus.validation),
         "entropy_rate": corpus.entropy_rate,
+        "bytes_per_token": corpus.bytes_per_token,
     }
+    if corpus.tokenizer is not None:
+        facts["corpus"]["tokenizer"] = corpus.tokenizer.description
     merge_provenance(directory, facts=facts)
     close_study(open_study(study, directory))
 

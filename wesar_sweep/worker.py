@@ -136,6 +136,7 @@ def _train(
     from wesar_sweep.studies.queue import CellQueue
     from wesar_sweep.training.checkpoints import Checkpoints
     from wesar_sweep.training.engine import Engine
+    from wesar_sweep.training.kept_weights import WeightKeeper
     from wesar_sweep.training.memory import Fit, choose_slots
     from wesar_sweep.training.stack import StackTraits
 
@@ -187,6 +188,7 @@ def _train(
             worker=watch.worker,
             on_block=watch.on_block,
             checkpoints=checkpoints,
+            weights=WeightKeeper(directory) if study.keep_weights else None,
             ranks=together,
             checkpoint_every_s=math.inf if checkpoint_min is None else 60 * checkpoint_min,
         ).train()

@@ -141,7 +141,8 @@ CASES = [
         LR + "training:\n  steps: 50\n",
         "study.yaml:4:3: model.steps: unknown key\n"
         "    value: 50\n"
-        "    allowed: width, depth, heads, context, ffn, ffn_width, position, tied, qk_norm\n"
+        "    allowed: width, depth, heads, context, ffn, ffn_width, position, tied, qk_norm, "
+        "preset\n"
         "    hint: steps belongs under training, or under space to vary it",
     ),
     (

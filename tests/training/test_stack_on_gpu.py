@@ -129,3 +129,27 @@ def test_nan_in_one_run_changes_no_other(small_study, runs_of, text, gpu):
     got, _ = losses(small_study, runs_of(small_study, *cells), text, gpu, steps=50)
     assert not torch.isfinite(got[-1, 2])
     assert torch.equal(got[:, [0, 1, 3]], clean[:, [0, 1, 3]])
+
+
+def test_weights_are_kept_in_more_digits_than_the_effective_ones(small_study, runs_of, text, gpu):
+    """Rounded to bfloat16 they are those that the passes read, but for what lies at its edges."""
+    methods = ["he", "wesar", "weight_norm", "sigma_reparam"]
+    runs = runs_of(small_study, *({"method": name} for name in methods))
+    stack = Stack(
+        runs[0].architecture,
+        slots=len(runs),
+        traits=StackTraits.of(small_study, methods=methods),
+        train_S=text.to(gpu),
+        precision="bf16",
+    )
+    stack.warm_up()
+    stack.load_many(range(len(runs)), runs)
+    stack.train(20).read()
+    for slot in range(len(runs)):
+        folded_P = stack.rows.folded(slot)
+        effective_P = stack.rows.effective_KP[slot].float().cpu()
+        assert folded_P.device.type == "cpu" and folded_P.dtype == torch.float32
+        # A step of bfloat16 is 2^-8 of a number's power of two.
+        torch.testing.assert_close(folded_P, effective_P, rtol=2**-8, atol=0)
+        assert float((folded_P.bfloat16().float() == effective_P).float().mean()) > 0.99
+        assert not torch.equal(folded_P, effective_P)

@@ -25,6 +25,7 @@ from wesar_sweep.config.data import FileTokenizer, HuggingFaceData, TextData
 from wesar_sweep.config.findings import Finding, Source
 from wesar_sweep.config.knobs import WHOLE_STUDY, Training, knob_table
 from wesar_sweep.config.overrides import apply_overrides
+from wesar_sweep.config.presets import expand_preset
 from wesar_sweep.config.schema import FileKind
 from wesar_sweep.config.space import Choices, Parameter
 from wesar_sweep.config.storage_url import parse_storage_url, redact
@@ -221,7 +222,9 @@ def _study(
 ) -> Study:
     raw, applied, problems = apply_overrides(values, overrides)
     source = Source(raw, file, document, applied)
-    extra: list[Finding] = []
+    raw, extra = expand_preset(raw)
+    # Of which preset was meant nothing is known, so neither of what its shape contradicts.
+    unknown: list[KeyPath] = [("model",)] if extra else []
     if "name" not in raw:
         if not re.fullmatch(NAME_PATTERN, name) or len(name) > 100:
             message = f"the file's name {name!r} cannot name the study"
@@ -234,7 +237,7 @@ def _study(
     study, findings, wrong = _validate(Study, source, "study", raw)
     if study is not None:
         study, of_tokenizer = with_vocabulary(study)
-        findings += [*of_tokenizer, *study_findings(study, wrong=wrong)]
+        findings += [*of_tokenizer, *study_findings(study, wrong=[*wrong, *unknown])]
     _raise(problems, [*extra, *findings], source)
     assert study is not None, "only an invalid study has no model"
     return study

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from wesar_sweep.config.knobs import Model, Recipe, knob_table
 from wesar_sweep.config.methods import BUILT_IN_METHODS
+from wesar_sweep.config.presets import preset_schema
 from wesar_sweep.config.study import Study
 from wesar_sweep.config.sweep import Sweep
 from wesar_sweep.config.words import METHOD_PATTERN
@@ -40,6 +41,8 @@ def _schema(kind: FileKind) -> dict[str, Any]:
         "properties": {knob: _parameter(knob) for knob in knob_table()},
         "additionalProperties": False,
     }
+    # A shorthand of the file, which the model that it becomes knows nothing of.
+    schema["$defs"]["Model"]["properties"]["preset"] = preset_schema()
     methods = properties["methods"]
     methods["propertyNames"] = {"pattern": METHOD_PATTERN, "not": {"enum": list(BUILT_IN_METHODS)}}
     return {"$schema": _DIALECT, **schema}

@@ -302,6 +302,38 @@ def make_tokenizer(tokenizer: config.Tokenizer, *, documents: Iterable[bytes] = 
             )
 
 
+def library_version() -> str:
+    """Version of the library that trains and applies tokenizers: another one may differ."""
+    import tokenizers
+
+    return str(tokenizers.__version__)
+
+
+def restored(tokenizer: config.Tokenizer, text: str) -> Tokenizer:
+    """What `make_tokenizer` made of the same words, from its `to_json`: nothing is trained.
+
+    Raises:
+        ConfigError: The words ask for what the file does not have.
+    """
+    match tokenizer:
+        case config.BytesTokenizer():
+            return ByteTokenizer()
+        case config.BpeTokenizer(vocabulary=vocabulary):
+            return LibraryTokenizer(
+                text,
+                end_of_document=END_OF_TEXT,
+                vocabulary=vocabulary,
+                description=f"BPE of {vocabulary:,} tokens",
+            )
+        case config.FileTokenizer():
+            return tokenizer_of_json(
+                text,
+                end_of_document=tokenizer.end_of_document,
+                vocabulary=tokenizer.vocabulary,
+                description=Path(tokenizer.path).name,
+            )
+
+
 def _read(text: str) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(text)
     return document | {"added_tokens": document.get("added_tokens") or []}

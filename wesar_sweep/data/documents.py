@@ -13,8 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wesar_sweep.data.text_files import cut_text
 
@@ -35,6 +40,31 @@ def split_documents(text: bytes, *, kind: DocumentKind) -> list[bytes]:
         case "line":
             documents = text.splitlines()
     return [document for document in documents if document.strip()]
+
+
+def stream_documents(pieces: Iterable[bytes], *, kind: DocumentKind) -> Iterator[bytes]:
+    """What `split_documents` gives, of a text in pieces; no more than one document is kept."""
+    if kind == "file":
+        yield from split_documents(b"".join(pieces), kind=kind)
+        return
+    rest = b""
+    for piece in pieces:
+        rest += piece
+        cut = _last_end(rest, kind=kind)
+        if cut:
+            yield from split_documents(rest[:cut], kind=kind)
+            rest = rest[cut:]
+    yield from split_documents(rest, kind=kind)
+
+
+def _last_end(text: bytes, *, kind: DocumentKind) -> int:
+    """Where the last document begins that more text may still change; 0: the first."""
+    if kind == "line":
+        return text.rfind(b"\n") + 1
+    # Blank lines may go on in the next piece, unless something else has begun after them.
+    end = len(text.rstrip(b" \t\r\n"))
+    ends = [found.end() for found in _BLANK_LINES.finditer(text) if found.end() < end]
+    return ends[-1] if ends else 0
 
 
 def cap_documents(documents: Sequence[bytes], *, max_bytes: int | None) -> list[bytes]:
@@ -64,10 +94,33 @@ def cap_documents(documents: Sequence[bytes], *, max_bytes: int | None) -> list[
     return [kept[index] for index in sorted(kept)]
 
 
+@dataclass(frozen=True, slots=True)
+class DocumentTable:
+    """What the split needs to know of documents: too many of them may not fit into memory."""
+
+    place_D: NDArray[np.uint64]
+    """Hash of each content, its place in the split; equal contents have equal ones."""
+    bytes_D: NDArray[np.int64]
+    """Bytes of each, with its end."""
+
+    def __len__(self) -> int:
+        """Number of documents."""
+        return len(self.place_D)
+
+    @classmethod
+    def of(cls, documents: Iterable[bytes]) -> DocumentTable:
+        """Read documents once."""
+        places, sizes = array("Q"), array("q")
+        for document in documents:
+            places.append(content_hash(document, purpose=b"split"))
+            sizes.append(len(document) + len(END_OF_DOCUMENT))
+        return cls(np.frombuffer(places, np.uint64), np.frombuffer(sizes, np.int64))
+
+
 def hold_out(
-    documents: Sequence[bytes], *, share: float, validation_needed: int, train_needed: int
-) -> set[bytes]:
-    """The contents that are held out.
+    table: DocumentTable, *, share: float, validation_needed: int, train_needed: int
+) -> NDArray[np.bool_]:
+    """Which documents are held out.
 
     Each content whose hash falls into the lowest `share` of all hashes. Where documents are so few
     or so unequal that this gives less than half or more than twice that share of the bytes, or a
@@ -77,49 +130,62 @@ def hold_out(
     that is enough.
 
     Args:
-        documents: All documents.
+        table: All documents.
         share: Share of the bytes to hold out.
         validation_needed: Fewest bytes held out, with the ends of documents.
         train_needed: Fewest bytes left.
 
     Returns:
-        Contents to hold out; long enough, with enough left, wherever one content alone can be;
-        else perhaps empty or too short.
+        [documents]; equal contents alike; long enough, with enough left, wherever one content alone
+        can be; else perhaps none or too few.
     """
-    size: dict[bytes, int] = {}
-    for document in documents:
-        size[document] = size.get(document, 0) + len(document) + len(END_OF_DOCUMENT)
-    place = {content: hash_place(content, purpose=b"split") for content in size}
-    total = sum(size.values())
-    held = {content for content in size if place[content] < share}
-    bytes_held = sum(size[content] for content in held)
-    in_bounds = share / 2 <= bytes_held / total <= min(2 * share, (1 + share) / 2)
-    if in_bounds and bytes_held >= validation_needed and total - bytes_held >= train_needed:
-        return held
+    place_C, content_D = np.unique(table.place_D, return_inverse=True)
+    bytes_C = np.bincount(content_D, weights=table.bytes_D, minlength=len(place_C)).astype(np.int64)
+    total = int(bytes_C.sum())
+    held_C = place_C < share * 2.0**64
+    held = int(bytes_C[held_C].sum())
+    in_bounds = share / 2 <= held / max(total, 1) <= min(2 * share, (1 + share) / 2)
+    if not (in_bounds and held >= validation_needed and total - held >= train_needed):
+        held_C = _hold_out_by_hand(
+            bytes_C, share=share, validation_needed=validation_needed, most=total - train_needed
+        )
+    return held_C[content_D]
 
-    most = total - train_needed
-    target = min(max(share * total, validation_needed), most)
-    held, bytes_held = set(), 0
-    for content in sorted(size, key=lambda content: (place[content], content)):
+
+def _hold_out_by_hand(
+    bytes_C: NDArray[np.int64], *, share: float, validation_needed: int, most: int
+) -> NDArray[np.bool_]:
+    """Which of few or unequal contents, in the order of their places, are held out."""
+    sizes: list[int] = bytes_C.tolist()
+    target = min(max(share * sum(sizes), validation_needed), most)
+    held = [False] * len(sizes)
+    bytes_held = 0
+    for content, size in enumerate(sizes):
         if bytes_held >= target:
             break
-        if bytes_held + size[content] <= min(1.5 * target, most):
-            held.add(content)
-            bytes_held += size[content]
-    for content in sorted(size, key=lambda content: (size[content], place[content], content)):
+        if bytes_held + size <= min(1.5 * target, most):
+            held[content] = True
+            bytes_held += size
+    by_size = sorted(range(len(sizes)), key=sizes.__getitem__)
+    for content in by_size:
         if bytes_held >= validation_needed:
             break
-        if content not in held and bytes_held + size[content] <= most:
-            held.add(content)
-            bytes_held += size[content]
+        if not held[content] and bytes_held + sizes[content] <= most:
+            held[content] = True
+            bytes_held += sizes[content]
     if bytes_held < validation_needed:
-        enough = [content for content in size if validation_needed <= size[content] <= most]
+        enough = [content for content in by_size if validation_needed <= sizes[content] <= most]
         if enough:
-            return {min(enough, key=lambda content: (size[content], place[content], content))}
-    return held
+            held = [content == enough[0] for content in range(len(sizes))]
+    return np.array(held, dtype=np.bool_)
+
+
+def content_hash(content: bytes, *, purpose: bytes) -> int:
+    """64 bits that depend on nothing but the content and what they are used for."""
+    digest = hashlib.blake2b(content, digest_size=8, person=purpose).digest()
+    return int.from_bytes(digest, "big")
 
 
 def hash_place(content: bytes, *, purpose: bytes) -> float:
     """A number in [0, 1) that depends on nothing but the content and what it is used for."""
-    digest = hashlib.blake2b(content, digest_size=8, person=purpose).digest()
-    return int.from_bytes(digest, "big") / 2**64
+    return content_hash(content, purpose=purpose) / 2**64

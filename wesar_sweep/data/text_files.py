@@ -1,7 +1,7 @@
 """Text files of the user's: what a path, folder or glob names, and the text that is in a file.
 
 Everything that can be wrong with a file is a `Problem` for the user. What a document is, and which
-of them are held out, is decided in `wesar_sweep.data.corpus`.
+of them are held out, is decided in `wesar_sweep.data.documents`.
 """
 
 from __future__ import annotations
@@ -74,19 +74,47 @@ def read_text(file: Path, *, key: str, limit: int | None = None) -> bytes:
         ConfigError: Not readable, a broken or unknown archive, a missing decompressor, or not
             UTF-8.
     """
-    if any(suffix in ARCHIVES for suffix in (s.lower() for s in file.suffixes[-2:])):
-        raise ConfigError(
-            Problem(
-                f"{file} is an archive of files",
-                path=key,
-                allowed="text, plain or compressed one file at a time: gz, bz2, xz, zst",
-                hint="unpack it and name the folder",
-            )
-        )
-    raw = _read_raw(file, key=key, limit=limit)
+    pieces: list[bytes] = []
+    length = 0
+    for piece in read_pieces(file, key=key):
+        pieces.append(piece)
+        length += len(piece)
+        if limit is not None and length > limit:
+            break
+    raw = b"".join(pieces)
     if limit is not None and len(raw) > limit:
         raw = cut_text(raw, limit)
     return check_text(raw, file=file, key=key).removeprefix(_UTF8_BOM)
+
+
+def stream_text(file: Path, *, key: str) -> Iterator[bytes]:
+    """The same in pieces of about a megabyte, each whole characters, for files of any size.
+
+    Raises:
+        ConfigError: As `read_text`, once the piece is reached that is not right.
+    """
+    begun = 0
+    rest = b""
+    for piece in read_pieces(file, key=key):
+        raw = rest + piece
+        # A character that the piece ends within goes on in the next one.
+        whole = len(raw) - _unfinished(raw)
+        text, rest = raw[:whole], raw[whole:]
+        check_text(text, file=file, key=key, offset=begun)
+        yield text if begun else text.removeprefix(_UTF8_BOM)
+        begun += whole
+    check_text(rest, file=file, key=key, offset=begun)
+
+
+def _unfinished(raw: bytes) -> int:
+    """How many of the last bytes begin a character of which more are to come: 0 to 3."""
+    for back in range(1, min(3, len(raw)) + 1):
+        first = raw[-back]
+        if first & 0xC0 == 0x80:
+            continue
+        length = 4 if first >= 0xF0 else 3 if first >= 0xE0 else 2 if first >= 0xC0 else 1
+        return back if length > back else 0
+    return 0
 
 
 def cut_text(text: bytes, limit: int) -> bytes:
@@ -99,8 +127,8 @@ def cut_text(text: bytes, limit: int) -> bytes:
     return text[:limit]
 
 
-def check_text(raw: bytes, *, file: Path, key: str) -> bytes:
-    """`raw` itself if it is UTF-8 text.
+def check_text(raw: bytes, *, file: Path, key: str, offset: int = 0) -> bytes:
+    """`raw` itself, which begins at `offset` of the file's text, if it is UTF-8 text.
 
     Raises:
         ConfigError: It is not UTF-8, or holds zero bytes, which text has none of and which end a
@@ -111,7 +139,8 @@ def check_text(raw: bytes, *, file: Path, key: str) -> bytes:
     except UnicodeDecodeError as error:
         raise ConfigError(
             Problem(
-                f"{file} is not UTF-8 text: byte {raw[error.start]:#04x} at offset {error.start:,}",
+                f"{file} is not UTF-8 text: byte {raw[error.start]:#04x} "
+                f"at offset {offset + error.start:,}",
                 path=key,
                 hint=f"convert it, for example with `iconv -f latin1 -t utf-8 {file}`; "
                 "or leave it out, for example by a glob such as folder/**/*.txt",
@@ -121,7 +150,7 @@ def check_text(raw: bytes, *, file: Path, key: str) -> bytes:
     if zero >= 0:
         raise ConfigError(
             Problem(
-                f"{file} is not text: zero byte at offset {zero:,}",
+                f"{file} is not text: zero byte at offset {offset + zero:,}",
                 path=key,
                 hint=f"if it is UTF-16, convert it with `iconv -f utf-16 -t utf-8 {file}`",
             )
@@ -190,17 +219,24 @@ def _no_text(text: str, candidates: list[Path], *, path: str) -> Problem:
     return Problem(f"{what} has no text in it: {why}", path=path)
 
 
-def _read_raw(file: Path, *, key: str, limit: int | None) -> bytes:
-    """Decompressed bytes; with a limit, perhaps a little more than that."""
+def read_pieces(file: Path, *, key: str) -> Iterator[bytes]:
+    """The bytes of one file in pieces of about a megabyte, decompressed by its suffix, unchecked.
+
+    Raises:
+        ConfigError: Not readable, an archive of files, broken, or its decompressor is missing.
+    """
+    if any(suffix in ARCHIVES for suffix in (s.lower() for s in file.suffixes[-2:])):
+        raise ConfigError(
+            Problem(
+                f"{file} is an archive of files",
+                path=key,
+                allowed="text, plain or compressed one file at a time: gz, bz2, xz, zst",
+                hint="unpack it and name the folder",
+            )
+        )
     suffix = file.suffix.lower()
-    pieces: list[bytes] = []
-    length = 0
     try:
-        for piece in _READERS.get(suffix, _plain)(file):
-            pieces.append(piece)
-            length += len(piece)
-            if limit is not None and length > limit:
-                break
+        yield from _READERS.get(suffix, _plain)(file)
     except ModuleNotFoundError:
         raise ConfigError(
             Problem(
@@ -220,7 +256,6 @@ def _read_raw(file: Path, *, key: str, limit: int | None) -> bytes:
                 f"{suffix} from its name",
             )
         raise ConfigError(problem) from None
-    return b"".join(pieces)
 
 
 def _pieces(read: Callable[[int], bytes]) -> Iterator[bytes]:

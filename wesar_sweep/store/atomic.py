@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -62,6 +63,32 @@ def write_atomically(path: Path, fill: bytes | Callable[[BinaryIO], None]) -> No
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise store_error(error, path=path) from error
+
+
+def write_folder_atomically(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder with all its files, or nothing: filled under another name beside, then renamed.
+
+    Args:
+        folder: The folder to make; it may be there if it is empty.
+        fill: Writes the files into the folder that it is given.
+
+    Raises:
+        StoreError: There is something in its place, or the disk is full or refuses; nothing of it
+            is left.
+    """
+    # The working directory's relative name, ".", has no other name beside it.
+    folder = folder.absolute()
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        fill(temporary)
+        # Refuses where there is anything but an empty folder.
+        os.rename(temporary, folder)
+    except OSError as error:
+        raise store_error(error, path=folder) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

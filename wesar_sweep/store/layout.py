@@ -73,6 +73,11 @@ class StudyDirectory:
         return self.root / "checkpoints"
 
     @property
+    def weights_folder(self) -> Path:
+        """The folded weights of completed runs, one file each, where the study keeps them."""
+        return self.root / "weights"
+
+    @property
     def workers_folder(self) -> Path:
         """What each worker says of itself: lock, beat, log."""
         return self.root / "workers"
@@ -94,6 +99,10 @@ class StudyDirectory:
     def curve_file(self, trial: int, seed: int) -> Path:
         """The curves of one run."""
         return self.curves_folder / f"t{trial:05d}-s{seed:03d}.npz"
+
+    def weights_file(self, trial: int, seed: int) -> Path:
+        """The folded weights of one run (`training.kept_weights`)."""
+        return self.weights_folder / f"t{trial:05d}-s{seed:03d}.safetensors"
 
     def worker_lock_file(self, worker: str) -> Path:
         """Held by a worker for as long as it lives."""

@@ -17,28 +17,26 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from wesar_sweep.config.run import Run
 from wesar_sweep.store import checkpoint_files
-from wesar_sweep.store.atomic import write_atomically
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.outcomes import OutcomeReader
 from wesar_sweep.store.provenance import project_version
 from wesar_sweep.training.record import RecordState, RunRecord
 from wesar_sweep.training.stack import Stack
+from wesar_sweep.training.tensor_files import write_tensors
 
 _log = logging.getLogger(__name__)
 
@@ -129,21 +127,7 @@ class Checkpoints:
                 entry["crc32"] = checksum
         index = {**self._origin, "runs": entries}
         path = checkpoint_files.next_of(self._directory, self._worker)
-
-        def fill(file: BinaryIO) -> None:
-            try:
-                save_file(tensors, file.name, metadata={_INDEX: json.dumps(index)})
-            except SafetensorError as error:
-                # It keeps the system's error number in its words alone.
-                number = re.search(r"os error (\d+)", str(error))
-                if number is None:
-                    raise
-                raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
-            # It has put another file in the place of the open one.
-            with Path(file.name).open("rb") as written:
-                os.fsync(written.fileno())
-
-        write_atomically(path, fill)
+        write_tensors(path, tensors, metadata={_INDEX: json.dumps(index)})
         self._clear()
 
     def find(self, run: Run, *, like: Stack) -> SavedRun | None:

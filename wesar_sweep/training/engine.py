@@ -28,6 +28,7 @@ from wesar_sweep.errors import StoreError
 from wesar_sweep.store.rows import Curve, FloatArray, Outcome, Status
 from wesar_sweep.training.checkpoints import Checkpoints, SavedRun
 from wesar_sweep.training.data_parallel import LeaderStack, Ranks
+from wesar_sweep.training.kept_weights import WeightKeeper
 from wesar_sweep.training.memory import Fit
 from wesar_sweep.training.queue import RunQueue
 from wesar_sweep.training.record import RunRecord
@@ -96,6 +97,7 @@ class Engine:
         on_block: Called after every block; returning True asks to stop at once.
         checkpoints: Where unfinished runs are saved and found again; None: nowhere.
         checkpoint_every_s: Seconds between two checkpoints; one is also made before a stop.
+        weights: Keeps the weights of completed runs; None: they are let go.
         ranks: The processes that train each stack together, of which this is the first.
         refill: Whether a run may enter a stack that others have begun; off only to measure what
             refilling gains.
@@ -114,11 +116,13 @@ class Engine:
         on_block: Callable[[Engine], bool],
         checkpoints: Checkpoints | None = None,
         checkpoint_every_s: float = math.inf,
+        weights: WeightKeeper | None = None,
         ranks: Ranks | None = None,
         refill: bool = True,
     ) -> None:
         self._ranks = ranks
         self._checkpoints, self._checkpoint_every_s = checkpoints, checkpoint_every_s
+        self._weights = weights
         self._saved_at = time.monotonic()
         self._refill = refill
         self._precision = resolved_precision(study, on_gpu=device.type == "cuda")
@@ -149,7 +153,7 @@ class Engine:
         self.evaluation_seconds = 0.0
         """Wall time spent in evaluating."""
         self.checkpoint_seconds = 0.0
-        """Wall time spent in making checkpoints."""
+        """Wall time spent in making checkpoints and keeping weights."""
         self.queue_seconds = 0.0
         """Wall time spent in the queue: its database, and the disk it keeps results on."""
         self.slot_steps = 0
@@ -305,6 +309,20 @@ class Engine:
         self._save_seconds = self._saved_at - start
         self.checkpoint_seconds += self._save_seconds
 
+    def _keep_weights(self, stack: Stack, slot: int, record: RunRecord, val_loss: float) -> None:
+        """Write the weights of a run that has completed; its outcome is handed in after that."""
+        if self._weights is None:
+            return
+        start = time.monotonic()
+        try:
+            with _machine_faults():
+                self._weights.keep(stack, slot, record.run, val_loss=val_loss)
+        except StoreError as error:
+            # The row of its outcome is small and may still find room: without it the run is lost.
+            run = record.run
+            _log.warning("trial %d, seed %d: no weights kept: %s", run.trial, run.seed, error)
+        self.checkpoint_seconds += time.monotonic() - start
+
     def _validation_windows(self, context: int) -> Tensor:
         """Evenly spaced held-out windows, [sequences, context + 1], the same for every run."""
         tokens = self._corpus.validation
@@ -452,6 +470,7 @@ class Engine:
                 reason = f"validation loss not finite after step {record.steps_done - 1}"
                 self._leave(slot, record, curve, "diverged", record.steps_done - 1, reason)
             elif verdict is None:
+                self._keep_weights(stack, slot, record, val_loss)
                 self._leave(slot, record, curve, "completed")
             else:
                 self._leave(slot, record, curve, "diverged", verdict.step, verdict.reason)

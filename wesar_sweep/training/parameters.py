@@ -222,6 +222,37 @@ class ParameterRows:
         gains = slice(layout.norm_gains.start, layout.effective_size)
         effective_KP[:, gains] = row_KP[:, gains].to(effective_KP.dtype)
 
+    @torch.no_grad()
+    def folded(self, slot: int) -> Tensor:
+        """The effective row of one run in float32 on the CPU, [`Layout.effective_size`].
+
+        Of the parameters and gates themselves: `effective_KP` may be rounded to bfloat16. The
+        vectors of power iteration are taken as they are.
+        """
+        layout, one = self.layout, slice(slot, slot + 1)
+        row_KP = self.parameter_KP[one]
+        folded_KP = torch.empty(1, layout.effective_size)
+        gains = slice(layout.norm_gains.start, layout.effective_size)
+        folded_KP[:, gains] = row_KP[:, gains].cpu()
+        gate_KM, form_M = row_KP[:, layout.gates], self.form_KM[slot].tolist()
+        for group in layout.groups:
+            w_KMOI, folded_KMOI = group.view(row_KP), group.view(folded_KP)
+            for n in range(group.count):
+                # A matrix at a time: the device may have no room for a copy of them all.
+                own, matrix = slice(n, n + 1), group.first_matrix + n
+                w, gate = w_KMOI[:, own], gate_KM[:, matrix : matrix + 1]
+                match _FORMS[form_M[matrix]]:
+                    case "scalar":
+                        w_bar = rp.scalar_effective(w, gate)
+                    case "row":
+                        part = row_KP[:, layout.row_gains(group)].unflatten(1, (group.count, -1))
+                        w_bar = rp.row_effective(w, part[:, own])
+                    case "spectral":
+                        left, right = self.left[group.name], self.right[group.name]
+                        w_bar = rp.spectral_effective(w, gate, left[one, own], right[one, own])
+                folded_KMOI[:, own].copy_(w_bar)
+        return folded_KP[0]
+
     def _pick(
         self, form: Form, group: MatrixGroup, slots: slice, own: Tensor, other: Tensor
     ) -> Tensor:
