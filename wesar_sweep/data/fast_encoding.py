@@ -55,7 +55,10 @@ class CutRule:
     last: bytes = b""
     """White space that, last of several before a visible character, is cut off from the others."""
     alone: bytes = b""
-    """White space that is cut off from a visible character behind it, if it is cut off before."""
+    """White space that is cut off from a visible character behind it, if it is cut off before.
+
+    The one cut of a rule that is certain only together with another.
+    """
     visible: bytes = b""
     """What may follow white space, for the last two."""
 
