@@ -47,11 +47,21 @@ def script(name: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize("name", [*GPU_SCRIPTS, "cpu_engine", "chart", "record"])
+@pytest.mark.parametrize("name", [*GPU_SCRIPTS, "cpu_engine", "encode", "chart", "record"])
 def test_every_script_says_how_it_is_used(name):
     done = script(name, "--help")
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
+
+
+def test_encoding_is_measured_beside_the_library(tmp_path):
+    rows = tmp_path / "rows.csv"
+    words = ("--vocabulary", "400", "--repeats", "1", "--library-mb", "0.01", "--out", str(rows))
+    done = script("encode", str(ROOT / "wesar_sweep" / "data"), *words)
+    assert done.returncode == 0, done.stderr
+    assert "by pieces" in done.stdout
+    figures = [row["figure"] for row in csv.DictReader(rows.read_text().splitlines())]
+    assert figures == ["cold", "warm", "library"]
 
 
 @pytest.mark.slow

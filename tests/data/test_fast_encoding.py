@@ -65,7 +65,7 @@ def test_ids_are_the_librarys(name: str, documents: list[str]) -> None:
 
 
 def test_control_a_wrong_rule_gives_other_ids() -> None:
-    behind_spaces = CutRule(pairs=((b" ", b"adSt."),), after_others=b"")
+    behind_spaces = CutRule(pairs=((b" ", b"adSt."),))
     encoder = encoder_of("gpt-2", rule=behind_spaces)
 
     @settings(max_examples=500, deadline=None, database=None, derandomize=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ MOST_TRAINING_BYTES = 64 << 20
 
 _KEY = "data.tokenizer"
 _TRAINING_PART = 1 << 18
+# One cut of many is made, so it must not rest on another.
+_RULE = replace(GPT_2, alone=b"")
 _SLOW_BATCH = 1 << 20
 
 
@@ -358,7 +361,7 @@ def _training_parts(
         while begin < len(document):
             part = document[begin : begin + size]
             if begin + size < len(document):
-                end = int(GPT_2.cut(part)[-2])
+                end = int(_RULE.cut(part)[-2])
                 if end == 0:
                     size *= 2
                     continue

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -33,6 +34,7 @@ EncodePieces = Callable[[list[str]], tuple[Ids, Places]]
 """The ids of each piece by itself, one after the other, and how many each has, [pieces]."""
 
 _BEYOND_ASCII = bytes(range(0x80, 0x100))
+_WHITESPACE = b" \t\n\v\f\r"
 
 # Characters that some engine of patterns may take for white space; what follows one is not cut off.
 # More than needed (U+180E, U+200B and U+FEFF are none) only makes pieces longer.
@@ -44,40 +46,75 @@ _MAYBE_WHITESPACE = (
 
 @dataclass(frozen=True)
 class CutRule:
-    """Pairs of classes of bytes between which a pre-token certainly ends."""
+    """Where a pre-token certainly ends: by classes of two or three neighbouring bytes of ASCII."""
 
     pairs: tuple[tuple[bytes, bytes], ...]
-    """(left, right), of ASCII: a text is cut between any of the left and any of the right."""
-    after_others: bytes
-    """White space of ASCII that is cut off from any character beyond ASCII but white space."""
+    """(left, right): a text is cut between any of the left and any of the right."""
+    after_others: bytes = b""
+    """White space that is cut off from any character beyond ASCII but white space."""
+    last: bytes = b""
+    """White space that, last of several before a visible character, is cut off from the others."""
+    alone: bytes = b""
+    """White space that is cut off from a visible character behind it, if it is cut off before.
+
+    The one cut of a rule that is certain only together with another.
+    """
+    visible: bytes = b""
+    """What may follow white space, for the last two."""
 
     def cut(self, text: bytes, *, also: Places | None = None) -> Places:
-        """Where the pieces of a UTF-8 text begin, and last its end: [pieces + 1], ascending.
+        """Where the pieces of some UTF-8 text begin, and last its end: [pieces + 1], ascending.
 
         Args:
-            text: Begins and ends where a piece does.
-            also: Further places to cut.
+            text: Begins and ends where a document, or a piece of one, does.
+            also: Where further documents begin, [documents], at most the text's length.
         """
         if not text:
             return np.zeros(1, np.int64)
-        left, right = bytearray(256), bytearray(256)
-        classes = (*self.pairs, (_BEYOND_ASCII, self.after_others))
-        for bit, (before, after) in enumerate(classes):
-            for byte in before:
-                left[byte] |= 1 << bit
-            for byte in after:
-                right[byte] |= 1 << bit
-        ends = np.frombuffer(text.translate(left), np.uint8)
-        begins = np.frombuffer(text.translate(right), np.uint8)
+        # Where the byte before a place and the byte behind it have a bit in common, it is cut.
+        before, behind, special = self._tables
+        ends = np.frombuffer(text.translate(before), np.uint8)
+        begins = np.frombuffer(text.translate(behind), np.uint8)
         cuts = np.empty(len(text) + 1, np.uint8)
         np.bitwise_and(ends[:-1], begins[1:], out=cuts[1:-1])
         cuts[0] = cuts[-1] = 1
         if not text.isascii():
             places = np.flatnonzero(cuts[1:-1] & (1 << len(self.pairs))) + 1
             cuts[places[_follows_maybe_whitespace(text, places)]] = 0
+        if self.visible:
+            kinds = np.frombuffer(text.translate(special), np.uint8)
+            last = kinds[:-2] & (kinds[1:-1] >> 1) & (kinds[2:] >> 2) & 1
+            if also is not None:
+                # No white space is before a character of another document.
+                last[also[(also > 1) & (also < len(text))] - 2] = 0
+            cuts[1:-2] |= last
         if also is not None:
             cuts[also] = 1
+        if self.alone:
+            alone = (kinds[:-1] >> 3) & (kinds[1:] >> 2) & 1
+            cuts[1:-1] |= alone * (cuts[:-2] != 0)
         return np.flatnonzero(cuts != 0)
+
+    @cached_property
+    def _tables(self) -> tuple[bytes, bytes, bytes]:
+        """For each byte: bits of the pairs it may end, of those it may begin, and of its kinds."""
+        pairs = (*self.pairs, (_BEYOND_ASCII, self.after_others))
+        kinds = (_WHITESPACE, self.last, self.visible, self.alone)
+        assert len(pairs) <= 8
+        return (
+            _bits(before for before, _ in pairs),
+            _bits(behind for _, behind in pairs),
+            _bits(kinds),
+        )
+
+
+def _bits(classes: Iterable[bytes]) -> bytes:
+    """For each byte, bit i is set if it is in the i-th class."""
+    table = bytearray(256)
+    for bit, members in enumerate(classes):
+        for byte in members:
+            table[byte] |= 1 << bit
+    return bytes(table)
 
 
 def _follows_maybe_whitespace(text: bytes, places: Places) -> NDArray[np.bool_]:
