@@ -136,6 +136,7 @@ def _train(
     from wesar_sweep.studies.queue import CellQueue
     from wesar_sweep.training.checkpoints import Checkpoints
     from wesar_sweep.training.engine import Engine
+    from wesar_sweep.training.feed import as_tensor, is_fed
     from wesar_sweep.training.memory import Fit, choose_slots
     from wesar_sweep.training.stack import StackTraits
 
@@ -158,6 +159,7 @@ def _train(
         merge_provenance(directory, facts={"workers": {watch.worker: watch.machine_facts()}})
 
         methods = [str(name) for name in possible_values(study, "method")]
+        fed = is_fed(corpus.train, device=where)
 
         def slots_for(architecture: Architecture) -> Fit:
             fit = choose_slots(
@@ -168,6 +170,8 @@ def _train(
                 workers=workers,
                 traits=StackTraits.of(study, methods=methods),
                 precision=precision,
+                token_dtype=as_tensor(corpus.train).dtype,
+                fed=fed,
             )
             # Ranks train one run at a time, unless told otherwise.
             chosen = slots or (1 if ranks > 1 else None)
@@ -188,6 +192,7 @@ def _train(
             on_block=watch.on_block,
             checkpoints=checkpoints,
             ranks=together,
+            fed=fed,
             checkpoint_every_s=math.inf if checkpoint_min is None else 60 * checkpoint_min,
         ).train()
 

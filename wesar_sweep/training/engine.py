@@ -28,6 +28,7 @@ from wesar_sweep.errors import StoreError
 from wesar_sweep.store.rows import Curve, FloatArray, Outcome, Status
 from wesar_sweep.training.checkpoints import Checkpoints, SavedRun
 from wesar_sweep.training.data_parallel import LeaderStack, Ranks
+from wesar_sweep.training.feed import train_tokens
 from wesar_sweep.training.memory import Fit
 from wesar_sweep.training.queue import RunQueue
 from wesar_sweep.training.record import RunRecord
@@ -99,6 +100,8 @@ class Engine:
         ranks: The processes that train each stack together, of which this is the first.
         refill: Whether a run may enter a stack that others have begun; off only to measure what
             refilling gains.
+        fed: Whether a GPU is fed its tokens from host memory; None: where they would take too much
+            of its own (`training.feed`).
     """
 
     def __init__(
@@ -116,6 +119,7 @@ class Engine:
         checkpoint_every_s: float = math.inf,
         ranks: Ranks | None = None,
         refill: bool = True,
+        fed: bool | None = None,
     ) -> None:
         self._ranks = ranks
         self._checkpoints, self._checkpoint_every_s = checkpoints, checkpoint_every_s
@@ -127,7 +131,7 @@ class Engine:
         # A CPU has nothing to overlap.
         self._overlaps = device.type == "cuda"
         self._traits = StackTraits.of(study, methods=methods)
-        self._train_S = torch.from_numpy(np.ascontiguousarray(corpus.train)).to(device)
+        self._train_S = train_tokens(corpus.train, device=device, fed=fed)
         self._waiting: list[Run] = []
         self._entering: list[Run] = []
         self._suspects: set[tuple[int, int]] = set()
@@ -244,6 +248,7 @@ class Engine:
                 slots=len(self.records),
                 traits=self._traits,
                 train_S=self._train_S,
+                device=self._device,
                 precision=self._precision,
                 deterministic=self._study.training.deterministic,
                 micro_batches=micro_batches,
