@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from wesar_sweep.training import feed
-from wesar_sweep.training.feed import as_tensor, is_fed, train_tokens
+from wesar_sweep.kernels import data_order
+from wesar_sweep.kernels.fused import data_order as fused
+from wesar_sweep.training.feed import Feed, as_tensor, is_fed, train_tokens
 from wesar_sweep.training.stack import MOST_STEPS, Stack, StackTraits
 
 WIDE = {np.uint8: torch.uint8, np.uint16: torch.uint16, np.uint32: torch.uint32}
@@ -55,8 +56,8 @@ def test_control_torch_would_warn(mapped, warns_always):
 
 def test_who_is_fed(mapped, monkeypatch):
     tokens = mapped(np.uint16, length=1000)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
     for free, fed in ((2000 * 8, False), (2000 * 8 - 1, True)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10**9))
         assert is_fed(tokens, device=torch.device("cuda")) == fed
         assert not is_fed(tokens, device=torch.device("cpu")), "it reads them where they lie"
 
@@ -91,18 +92,18 @@ def life(study, runs, tokens, device, *, fed, micro_batches=1, capture=False, pr
     if capture:
         stack.warm_up()
     stack.load_many(range(len(runs)), runs)
-    found = [stack.train(2, probe_at=(1,)).read()]
+    found = [stack.train(1, probe_at=(0,)).read()]
     last = len(runs) - 1
     state = {name: value[0] for name, value in stack.state([last]).items()}
     # Another run in the last slot while the others go on; the first one back to where it stood.
     stack.load(last, runs[0])
     found.append(stack.train(1).read())
     stack.load(0, runs[last])
-    stack.restore(0, state, steps_done=2)
+    stack.restore(0, state, steps_done=1)
     if last:
         stack.keep([last, 0])
     # Two blocks begun before the first is read, as the engine does.
-    blocks = [stack.train(2, probe_at=(0,)), stack.train(1)]
+    blocks = [stack.train(1, probe_at=(0,)), stack.train(1)]
     found += [block.read() for block in blocks]
     return found, stack
 
@@ -117,8 +118,7 @@ def assert_same(mine, theirs):
                 np.testing.assert_array_equal(value, right[2][step][name], strict=True)
 
 
-@pytest.mark.parametrize("slots", [1, 3])
-@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize(("slots", "micro_batches"), [(1, 1), (3, 2)])
 def test_fed_is_resident_bit_for_bit(small, runs_of, mapped, device, slots, micro_batches):
     study = small()
     runs = runs_of(study, *({"seed": 3 + n, "lr": 1e-2 * (n + 1)} for n in range(slots)))
@@ -126,44 +126,107 @@ def test_fed_is_resident_bit_for_bit(small, runs_of, mapped, device, slots, micr
     resident, _ = life(study, runs, mapped(), device, fed=False, **options)
     fed, _ = life(study, runs, mapped(), device, fed=True, **options)
     assert_same(fed, resident)
+    assert any((fed[-1][0] != resident[-2][0]).flat), "the control: other steps have other losses"
 
 
+class Fed:
+    """A feed, and beside it what the order of the data says that it must hand out."""
+
+    def __init__(self, tokens, device, *, slots, share=(0, 4)):
+        self.tokens, self.share = torch.from_numpy(tokens.astype(np.int64)), share
+        self.feed = Feed(
+            as_tensor(tokens), slots=slots, batch=4, context=6, share=share, most_steps=5,
+            device=device,
+        )  # fmt: skip
+        self.seeds, self.steps = [0] * slots, [0] * slots
+
+    def load(self, slots, seeds):
+        self.feed.load(slots, seeds)
+        for slot, seed in zip(slots, seeds, strict=True):
+            self.seeds[slot], self.steps[slot] = seed, 0
+
+    def set_steps(self, slot, steps_done):
+        self.feed.set_steps(slot, steps_done)
+        self.steps[slot] = steps_done
+
+    def keep(self, slots):
+        self.feed.keep(slots)
+        self.seeds, self.steps = ([x[slot] for slot in slots] for x in (self.seeds, self.steps))
+
+    def require_right(self, steps):
+        """The next steps, each in two micro-batches."""
+        self.feed.send(steps)
+        begin, count = self.share
+        for n in range(steps):
+            cursor = torch.tensor([n], device=self.feed.turn.device)
+            first_1KB = data_order.reference(
+                torch.tensor(self.seeds), torch.tensor([self.steps]), tokens=len(self.tokens),
+                batch=4, context=6,
+            )  # fmt: skip
+            own_KB = first_1KB[0, :, begin : begin + count]
+            for first, part_KB in ((0, own_KB[:, :1]), (1, own_KB[:, 1:])):
+                got = fused.take(
+                    self.feed.window_SKBT, cursor, self.feed.turn,
+                    sequences=(first, part_KB.shape[1]),
+                )  # fmt: skip
+                want = data_order.gather(self.tokens, part_KB, context=6)
+                for mine, theirs in zip(got, want, strict=True):
+                    assert mine.tolist() == theirs.flatten(1).tolist()
+            self.steps = [step + 1 for step in self.steps]
+        self.feed.release()
+
+
+def through_changes(fed, *, slots):
+    """Runs enter at different steps, one is resumed, slots are dropped."""
+    last = slots - 1
+    fed.load(range(slots), [3 + n for n in range(slots)])
+    fed.require_right(5)
+    fed.load([last], [11])
+    fed.require_right(1)
+    fed.load([0], [7])
+    fed.set_steps(0, 40)
+    fed.require_right(3)
+    if last:
+        fed.keep([last, 0])
+        fed.require_right(5)
+        fed.load([1], [5])
+        fed.require_right(2)
+
+
+@pytest.mark.parametrize("slots", [1, 3])
 @pytest.mark.parametrize("dtype", WIDE)
-def test_the_type_of_tokens_changes_nothing(small, runs_of, mapped, device, dtype):
-    study = small()
-    runs = runs_of(study, {"seed": 5})
-    bytes_, _ = life(study, runs, mapped(np.uint8), device, fed=False)
-    for fed in (False, True):
-        assert_same(life(study, runs, mapped(dtype), device, fed=fed)[0], bytes_)
+@pytest.mark.parametrize("share", [(0, 4), (2, 2)])
+def test_what_is_fed_is_what_the_order_says(mapped, device, slots, dtype, share):
+    """Of a whole step and of a rank's share, over the ends of epochs."""
+    tokens = mapped(dtype)
+    if dtype != np.uint8:
+        # Ids that take all the bits, the lowest among them.
+        tokens = np.flip(np.iinfo(np.int32 if dtype == np.uint32 else dtype).max - tokens)
+        tokens = np.ascontiguousarray(tokens.astype(dtype))
+    through_changes(Fed(tokens, device, slots=slots, share=share), slots=slots)
 
 
 @pytest.mark.parametrize("name", ["load", "set_steps", "keep"])
-def test_control_a_feed_that_misses_something_is_seen(
-    small, runs_of, mapped, device, monkeypatch, name
-):
-    study = small()
-    runs = runs_of(study, *({"seed": 3 + n} for n in range(3)))
-    resident, _ = life(study, runs, mapped(), device, fed=False)
-    honest = feed.Feed.keep
+def test_control_a_feed_that_misses_something_is_seen(mapped, device, monkeypatch, name):
+    honest = Feed.keep
     # A smaller buffer is needed whatever slots it is of.
     deaf = {"keep": lambda self, slots: honest(self, range(len(slots)))}
-    monkeypatch.setattr(feed.Feed, name, deaf.get(name, lambda self, *heard: None))
+    monkeypatch.setattr(Feed, name, deaf.get(name, lambda self, *heard: None))
     with pytest.raises(AssertionError):
-        assert_same(life(study, runs, mapped(), device, fed=True)[0], resident)
+        through_changes(Fed(mapped(), device, slots=3), slots=3)
 
 
-def test_the_next_block_spares_what_this_one_reads(small, runs_of, mapped):
+def test_the_next_block_spares_what_this_one_reads(mapped, device):
     """One half is filled while the other may still be read."""
-    study = small()
-    _, stack = life(study, runs_of(study, {"seed": 5}), mapped(), torch.device("cpu"), fed=True)
+    fed = Fed(mapped(), device, slots=2).feed
+    fed.load([0, 1], [3, 4])
     for _ in range(3):
-        before, half = stack.feed.window_SKBT.clone(), int(stack.feed.turn)
-        stack.feed.send(2)
-        after = stack.feed.window_SKBT
-        assert int(stack.feed.turn) == 1 - half
+        before, half = fed.window_SKBT.clone(), int(fed.turn)
+        fed.send(2)
+        assert int(fed.turn) == 1 - half
         for place, same in ((half, True), (1 - half, False)):
-            halves = (x.chunk(2)[place] for x in (before, after))
-            assert torch.equal(*halves) == same
+            mine, theirs = (x.long().chunk(2)[place] for x in (before, fed.window_SKBT))
+            assert torch.equal(mine, theirs) == same
 
 
 def test_a_plain_step_reads_the_host_too(small, runs_of, mapped, device):
@@ -208,4 +271,3 @@ def test_fed_is_resident_on_a_gpu(study_of, runs_of, mapped, slots, micro_batche
             read += [block.read() for block in blocks[-2:-1]]
         found.append([*first, *read, blocks[-1].read()])
     assert_same(*found)
-
