@@ -131,7 +131,7 @@ def _train(
     ranks_are_tasks: bool,
 ) -> None:
     watch.say("starting")
-    from wesar_sweep.data.corpus import load_corpus
+    from wesar_sweep.data.corpus import document_end, load_corpus
     from wesar_sweep.ranks import lead
     from wesar_sweep.studies.queue import CellQueue
     from wesar_sweep.training.checkpoints import Checkpoints
@@ -159,6 +159,9 @@ def _train(
         merge_provenance(directory, facts={"workers": {watch.worker: watch.machine_facts()}})
 
         methods = [str(name) for name in possible_values(study, "method")]
+        traits = StackTraits.of(
+            study, methods=methods, document_end=document_end(corpus, data=study.data)
+        )
         fed = is_fed(corpus.train, device=where)
 
         def slots_for(architecture: Architecture) -> Fit:
@@ -168,7 +171,7 @@ def _train(
                 device=where,
                 memory_fraction=memory_fraction,
                 workers=workers,
-                traits=StackTraits.of(study, methods=methods),
+                traits=traits,
                 precision=precision,
                 token_dtype=as_tensor(corpus.train).dtype,
                 fed=fed,

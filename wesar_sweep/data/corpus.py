@@ -60,6 +60,8 @@ class Corpus:
     """What it is, in one line for people."""
     entropy_rate: float | None = None
     """Nats a token that no model can go below in expectation; None where nobody knows."""
+    end_of_document: int | None = None
+    """The token that ends each document; None where nothing does."""
 
 
 def load_corpus(data: Data, *, context: int) -> Corpus:
@@ -85,6 +87,27 @@ def load_corpus(data: Data, *, context: int) -> Corpus:
             return _synthetic(data, context=context)
         case HuggingFaceData():
             raise NotImplementedError
+
+
+def document_end(corpus: Corpus, *, data: Data) -> int | None:
+    """The token past which attention is not to look back; None: it may look anywhere.
+
+    Args:
+        corpus: Of the study.
+        data: The section ``data`` of the study.
+
+    Raises:
+        ConfigError: Documents are to be told apart, and nothing ends them.
+    """
+    if data.mask_documents and corpus.end_of_document is None:
+        raise ConfigError(
+            Problem(
+                "no token ends a document, so attention cannot be kept within one",
+                path="data.mask_documents",
+                hint="name the token with data.tokenizer.end_of_document, or leave it out",
+            )
+        )
+    return corpus.end_of_document if data.mask_documents else None
 
 
 def train_tokens_needed(context: int) -> int:
@@ -287,6 +310,7 @@ def _corpus(
         bytes_per_token=1.0,
         sha256=_sha256(train, validation),
         description=description,
+        end_of_document=END_OF_DOCUMENT[0],
     )
 
 

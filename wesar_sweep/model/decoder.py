@@ -111,6 +111,7 @@ def forward(
     rotation: tuple[Tensor, Tensor] | None,
     switches: EmbeddingSwitches,
     taps: Taps | None = None,
+    document_end: int | None = None,
 ) -> Tensor:
     """Logits of every run.
 
@@ -121,6 +122,7 @@ def forward(
         rotation: Tables of `kernels.rope.tables`; None without positions.
         switches: What the runs' methods do to the embedding output.
         taps: Gathers activation probes where given.
+        document_end: The token past which attention does not look back; None: it does.
 
     Returns:
         [K, B·T, V], float32 on a CPU and the weights' type elsewhere.
@@ -128,6 +130,9 @@ def forward(
     a = architecture
     K, B, T = token_KBT.shape
     x_KMD = _embed(weights.embed_KVD, token_KBT, switches).flatten(1, 2)
+    first_KBT = None
+    if document_end is not None:
+        first_KBT = attention.first_keys(token_KBT, document_end=document_end)
 
     qkv_N = weights.qkv_KMDD.unflatten(1, (a.depth, 3)).flatten(2, 3).unbind(1)
     up_N = weights.up_KMFD.unflatten(1, (a.depth, -1)).flatten(2, 3).unbind(1)
@@ -149,8 +154,11 @@ def forward(
             qk_KBTHE = rope.reference(qk_KBTHE, rotation[0][:T], rotation[1][:T])
         q_KBTHE, k_KBTHE = qk_KBTHE.split(a.heads, dim=3)
         if taps is not None:
-            taps.max_attention_logit.append(attention.max_logit(q_KBTHE.detach(), k_KBTHE.detach()))
-        mixed_KMD = attention.attention(q_KBTHE, k_KBTHE, v_KBTHE).reshape(K, B * T, a.width)
+            taps.max_attention_logit.append(
+                attention.max_logit(q_KBTHE.detach(), k_KBTHE.detach(), first_KBT)
+            )
+        mixed_KBTHE = attention.attention(q_KBTHE, k_KBTHE, v_KBTHE, first_KBT)
+        mixed_KMD = mixed_KBTHE.reshape(K, B * T, a.width)
         x_KMD = x_KMD + linear.linear(mixed_KMD, o_N[n])
 
         h_KMD = rms_norm.reference(x_KMD, gain_N[2 * n + 1])

@@ -23,7 +23,7 @@ from torch import Tensor
 from wesar_sweep.config.precision import resolved_precision
 from wesar_sweep.config.run import Architecture, Run
 from wesar_sweep.config.study import Study
-from wesar_sweep.data.corpus import Corpus
+from wesar_sweep.data.corpus import Corpus, document_end
 from wesar_sweep.errors import StoreError
 from wesar_sweep.store.rows import Curve, FloatArray, Outcome, Status
 from wesar_sweep.training.checkpoints import Checkpoints, SavedRun
@@ -130,7 +130,9 @@ class Engine:
         self._device, self._slots, self._worker, self._on_block = device, slots, worker, on_block
         # A CPU has nothing to overlap.
         self._overlaps = device.type == "cuda"
-        self._traits = StackTraits.of(study, methods=methods)
+        self._traits = StackTraits.of(
+            study, methods=methods, document_end=document_end(corpus, data=study.data)
+        )
         self._train_S = train_tokens(corpus.train, device=device, fed=fed)
         self._waiting: list[Run] = []
         self._entering: list[Run] = []

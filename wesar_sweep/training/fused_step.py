@@ -58,6 +58,7 @@ class FusedStep:
             stack.rows.layout,
             device=stack.device,
             dtype=stack.rows.effective_KP.dtype,
+            document_end=stack.traits.document_end,
         )
         if deterministic:
             # Of the kernels in use only the library's attention has sums in no fixed order.

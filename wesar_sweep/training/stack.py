@@ -41,16 +41,27 @@ class StackTraits:
     scaled_embed: bool
     embed_norm: bool
     z_loss: bool
+    document_end: int | None = None
+    """The token past which attention does not look back; None: it does."""
 
     @classmethod
-    def of(cls, study: Study, *, methods: Sequence[str]) -> StackTraits:
-        """The traits of all runs of a study, whose `method` takes these values."""
+    def of(
+        cls, study: Study, *, methods: Sequence[str], document_end: int | None = None
+    ) -> StackTraits:
+        """The traits of all runs of a study.
+
+        Args:
+            study: The study.
+            methods: Every value that its `method` takes.
+            document_end: The token that ends a document, where attention is kept within each.
+        """
         parts = [study.method_parts(name) for name in methods]
         return cls(
             forms=forms_of([part.reparametrization for part in parts]),
             scaled_embed=any(part.scaled_embed for part in parts),
             embed_norm=any(part.embed_norm for part in parts),
             z_loss="z_loss" in study.space or study.training.z_loss > 0,
+            document_end=document_end,
         )
 
 
@@ -320,6 +331,7 @@ class Stack:
             rotation=self._rotation,
             switches=switches,
             taps=taps,
+            document_end=self.traits.document_end,
         )
         nll_K = cross_entropy.cross_entropy(logit_KMV, target_KBT.flatten(1))
         loss_K = nll_K
@@ -405,6 +417,7 @@ class Stack:
                 architecture=self.architecture,
                 rotation=self._rotation,
                 switches=switches,
+                document_end=self.traits.document_end,
             )
             nll_K = cross_entropy.cross_entropy(logit_KMV, window_KBT[..., 1:].flatten(1))
             total_K += nll_K.double() * len(window_BT)
