@@ -169,6 +169,24 @@ def test_gradients_within_documents_can_leave_before_the_rotation(device):
     close(got, want, tolerance=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, in the interpreter
+def test_blocks_that_nobody_sees_are_not_read(device):
+    """Two documents of a block each: what is not a number in one is nothing to the other."""
+    generator = torch.Generator().manual_seed(1)
+    block = attention.tiles(128, 16).block
+    qkv = torch.randn(1, 2 * block, 3 * 16, generator=generator).to(device)
+    dy = torch.randn(1, 2 * block, 16, generator=generator).to(device)
+    first = torch.arange(2 * block, dtype=torch.int32, device=device) // block * block
+    for poisoned, clean in (
+        (slice(0, block), slice(block, None)),
+        (slice(block, None), slice(block)),
+    ):
+        spoilt = qkv.clone()
+        spoilt[:, poisoned] = torch.nan
+        for got in run(spoilt, dy, heads=1, context=2 * block, first=first[None]):
+            assert got[:, clean].isfinite().all() and got[:, poisoned].isnan().all()
+
+
 def test_the_largest_logit_within_documents(device):
     generator = torch.Generator().manual_seed(3)
     qkv = torch.randn(3, 2 * 70, 3 * 2 * 16, generator=generator).to(device)
