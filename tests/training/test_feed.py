@@ -247,9 +247,8 @@ def test_a_plain_step_reads_the_host_too(small, runs_of, mapped, device):
 @pytest.mark.gpu
 @pytest.mark.parametrize("slots", [1, 3])
 @pytest.mark.parametrize("micro_batches", [1, 2])
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_fed_is_resident_on_a_gpu(study_of, runs_of, mapped, slots, micro_batches, precision):
-    """Captured, with copies on a stream of their own; a long life, so that a race would show."""
+def test_fed_is_resident_on_a_gpu(study_of, runs_of, mapped, slots, micro_batches):
+    """bfloat16, whose kernels have sums in one order; captured, with copies on a stream of their own; a long life, so that a race would show."""
     if not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
     study = study_of(
@@ -262,7 +261,7 @@ def test_fed_is_resident_on_a_gpu(study_of, runs_of, mapped, slots, micro_batche
     for fed in (False, True):
         first, stack = life(
             study, runs, mapped(length=9000), torch.device("cuda"), fed=fed, capture=True,
-            micro_batches=micro_batches, precision=precision,
+            micro_batches=micro_batches, precision="bf16",
         )  # fmt: skip
         blocks, read = [], []
         # Always one block begun ahead of the one that is read.
