@@ -248,7 +248,10 @@ def test_a_plain_step_reads_the_host_too(small, runs_of, mapped, device):
 @pytest.mark.parametrize("slots", [1, 3])
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_fed_is_resident_on_a_gpu(study_of, runs_of, mapped, slots, micro_batches):
-    """bfloat16, whose kernels have sums in one order; captured, with copies on a stream of their own; a long life, so that a race would show."""
+    """Captured, with copies on a stream of their own; a long life, so that a race would show.
+
+    In bfloat16, whose kernels have their sums in one order at this context.
+    """
     if not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA GPU")
     study = study_of(
