@@ -136,12 +136,13 @@ def _train(
     ranks_are_tasks: bool,
 ) -> None:
     watch.say("starting")
-    from wesar_sweep.data.corpus import load_corpus
+    from wesar_sweep.data.corpus import document_end, load_corpus
     from wesar_sweep.data.evaluation_sets import load_sets
     from wesar_sweep.ranks import lead
     from wesar_sweep.studies.queue import CellQueue
     from wesar_sweep.training.checkpoints import Checkpoints
     from wesar_sweep.training.engine import Engine
+    from wesar_sweep.training.feed import as_tensor, is_fed
     from wesar_sweep.training.kept_weights import WeightKeeper
     from wesar_sweep.training.memory import Fit, choose_slots
     from wesar_sweep.training.stack import StackTraits
@@ -175,6 +176,10 @@ def _train(
         merge_provenance(directory, facts=facts)
 
         methods = [str(name) for name in possible_values(study, "method")]
+        traits = StackTraits.of(
+            study, methods=methods, document_end=document_end(corpus, data=study.data)
+        )
+        fed = is_fed(corpus.train, device=where)
 
         def slots_for(architecture: Architecture) -> Fit:
             fit = choose_slots(
@@ -183,8 +188,10 @@ def _train(
                 device=where,
                 memory_fraction=memory_fraction,
                 workers=workers,
-                traits=StackTraits.of(study, methods=methods),
+                traits=traits,
                 precision=precision,
+                token_dtype=as_tensor(corpus.train).dtype,
+                fed=fed,
             )
             # Ranks train one run at a time, unless told otherwise.
             chosen = slots or (1 if ranks > 1 else None)
@@ -207,6 +214,7 @@ def _train(
             checkpoints=checkpoints,
             weights=WeightKeeper(directory) if study.keep_weights else None,
             ranks=together,
+            fed=fed,
             checkpoint_every_s=math.inf if checkpoint_min is None else 60 * checkpoint_min,
         ).train()
 

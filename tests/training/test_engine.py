@@ -1,6 +1,7 @@
 """The engine with a queue in memory: judging, refilling, pruning, faults, independence."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,9 +70,9 @@ def sets_of(study, corpus):
 def train(study_of):
     """Train runs with K slots; returns the queue."""
 
-    def go(study, runs, *, slots, overlaps=False, **queue_options):
+    def go(study, runs, *, slots, overlaps=False, corpus=None, **queue_options):
         queue = ListQueue(runs, **queue_options)
-        corpus = load_corpus(study.data, context=study.model.context)
+        corpus = corpus or load_corpus(study.data, context=study.model.context)
         engine = Engine(
             study,
             queue=queue,
@@ -114,6 +115,23 @@ def same(a, b):
         assert c.probes.keys() == d.probes.keys()
         for name in c.probes:
             np.testing.assert_array_equal(c.probes[name], d.probes[name], strict=True)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_outcomes_do_not_depend_on_the_type_of_tokens_nor_on_where_they_lie(
+    study_of, runs_of, train, tmp_path, dtype
+):
+    """Read-only maps of both splits beside bytes in memory."""
+    study = study_of(data=SYNTHETIC, evaluation={"sequences": 5, "every": 5})
+    runs = runs_of(study, {"method": "he"}, {"method": "wesar", "seed": 1})
+    corpus = load_corpus(study.data, context=study.model.context)
+    maps = {}
+    for name in ("train", "validation"):
+        np.save(tmp_path / f"{name}.npy", getattr(corpus, name).astype(dtype))
+        maps[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r")
+    mapped = train(study, runs, slots=2, corpus=replace(corpus, **maps))
+    same(mapped, train(study, runs, slots=2))
+    assert all(outcome.status == "completed" for outcome in mapped.outcomes.values())
 
 
 def test_outcomes_and_curves_do_not_depend_on_slots(study_of, runs_of, train):

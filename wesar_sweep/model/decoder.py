@@ -116,6 +116,7 @@ def forward(
     rotation: tuple[Tensor, Tensor] | None,
     switches: EmbeddingSwitches,
     taps: Taps | None = None,
+    document_end: int | None = None,
 ) -> Tensor:
     """Logits of every run.
 
@@ -126,6 +127,7 @@ def forward(
         rotation: Tables of `kernels.rope.tables`; None without positions.
         switches: What the runs' methods do to the embedding output.
         taps: Gathers activation probes where given.
+        document_end: The token past which attention does not look back; None: it does.
 
     Returns:
         [K, B·T, V], float32 on a CPU and the weights' type elsewhere.
@@ -137,6 +139,7 @@ def forward(
         rotation=rotation,
         switches=switches,
         taps=taps,
+        document_end=document_end,
     )
     logit_KMV = linear.linear(h_KMD, weights.prediction_KVD)
     if taps is not None:
@@ -152,6 +155,7 @@ def hidden(
     rotation: tuple[Tensor, Tensor] | None,
     switches: EmbeddingSwitches,
     taps: Taps | None = None,
+    document_end: int | None = None,
 ) -> Tensor:
     """What the prediction matrix of every run is given: `forward` before its last product.
 
@@ -162,6 +166,7 @@ def hidden(
         rotation: As `forward`.
         switches: As `forward`.
         taps: As `forward`, but for the output logits.
+        document_end: As `forward`.
 
     Returns:
         [K, B·T, D].
@@ -169,6 +174,9 @@ def hidden(
     a = architecture
     K, B, T = token_KBT.shape
     x_KMD = _embed(weights.embed_KVD, token_KBT, switches).flatten(1, 2)
+    first_KBT = None
+    if document_end is not None:
+        first_KBT = attention.first_keys(token_KBT, document_end=document_end)
 
     qkv_N = weights.qkv_KMDD.unflatten(1, (a.depth, 3)).flatten(2, 3).unbind(1)
     up_N = weights.up_KMFD.unflatten(1, (a.depth, -1)).flatten(2, 3).unbind(1)
@@ -190,8 +198,11 @@ def hidden(
             qk_KBTHE = rope.reference(qk_KBTHE, rotation[0][:T], rotation[1][:T])
         q_KBTHE, k_KBTHE = qk_KBTHE.split(a.heads, dim=3)
         if taps is not None:
-            taps.max_attention_logit.append(attention.max_logit(q_KBTHE.detach(), k_KBTHE.detach()))
-        mixed_KMD = attention.attention(q_KBTHE, k_KBTHE, v_KBTHE).reshape(K, B * T, a.width)
+            taps.max_attention_logit.append(
+                attention.max_logit(q_KBTHE.detach(), k_KBTHE.detach(), first_KBT)
+            )
+        mixed_KBTHE = attention.attention(q_KBTHE, k_KBTHE, v_KBTHE, first_KBT)
+        mixed_KMD = mixed_KBTHE.reshape(K, B * T, a.width)
         x_KMD = x_KMD + linear.linear(mixed_KMD, o_N[n])
 
         h_KMD = rms_norm.reference(x_KMD, gain_N[2 * n + 1])

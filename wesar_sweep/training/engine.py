@@ -23,13 +23,14 @@ from torch import Tensor
 from wesar_sweep.config.precision import resolved_precision
 from wesar_sweep.config.run import Architecture, Run
 from wesar_sweep.config.study import Study
-from wesar_sweep.data.corpus import Corpus
+from wesar_sweep.data.corpus import Corpus, document_end
 from wesar_sweep.data.evaluation_sets import LoadedSet
 from wesar_sweep.errors import StoreError
 from wesar_sweep.stability.divergence import Verdict
 from wesar_sweep.store.rows import Curve, FloatArray, Outcome, Status
 from wesar_sweep.training.checkpoints import Checkpoints, SavedRun
 from wesar_sweep.training.data_parallel import LeaderStack, Ranks
+from wesar_sweep.training.feed import train_tokens
 from wesar_sweep.training.kept_weights import WeightKeeper
 from wesar_sweep.training.memory import Fit
 from wesar_sweep.training.queue import RunQueue
@@ -105,6 +106,8 @@ class Engine:
         ranks: The processes that train each stack together, of which this is the first.
         refill: Whether a run may enter a stack that others have begun; off only to measure what
             refilling gains.
+        fed: Whether a GPU is fed its tokens from host memory; None: where they would take too much
+            of its own (`training.feed`).
     """
 
     def __init__(
@@ -124,6 +127,7 @@ class Engine:
         weights: WeightKeeper | None = None,
         ranks: Ranks | None = None,
         refill: bool = True,
+        fed: bool | None = None,
     ) -> None:
         self._ranks = ranks
         self._checkpoints, self._checkpoint_every_s = checkpoints, checkpoint_every_s
@@ -136,8 +140,10 @@ class Engine:
         self._judge_on_sets = SetJudge(evaluation_sets or {}, device=device).judge
         # A CPU has nothing to overlap.
         self._overlaps = device.type == "cuda"
-        self._traits = StackTraits.of(study, methods=methods)
-        self._train_S = torch.from_numpy(np.ascontiguousarray(corpus.train)).to(device)
+        self._traits = StackTraits.of(
+            study, methods=methods, document_end=document_end(corpus, data=study.data)
+        )
+        self._train_S = train_tokens(corpus.train, device=device, fed=fed)
         self._waiting: list[Run] = []
         self._entering: list[Run] = []
         self._suspects: set[tuple[int, int]] = set()
@@ -254,6 +260,7 @@ class Engine:
                 slots=len(self.records),
                 traits=self._traits,
                 train_S=self._train_S,
+                device=self._device,
                 precision=self._precision,
                 deterministic=self._study.training.deterministic,
                 micro_batches=micro_batches,

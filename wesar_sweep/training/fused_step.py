@@ -34,7 +34,7 @@ class FusedStep:
 
     Args:
         stack: Whose parameters, moments and slot table it updates in place.
-        train_S: Training tokens on the device.
+        train_S: Training tokens on the device; unused where the stack is fed.
         precision: Of activations and matrix products.
         deterministic: Only kernels that repeat themselves bit for bit.
         capture: Replay a captured graph; else launch each kernel (the same ones).
@@ -73,6 +73,7 @@ class FusedStep:
             replace(rows.layout, architecture=shape),
             device=self._stack.device,
             dtype=rows.effective_KP.dtype,
+            document_end=self._stack.traits.document_end,
         )
 
     def rebuild(self) -> None:
@@ -112,6 +113,9 @@ class FusedStep:
             self._capture_graph(probe=False)
         if began is not None:
             began.record()
+        feed = self._stack.feed
+        if feed is not None:
+            feed.send(steps)
         self._cursor.zero_()
         self._lr_SK[:steps] = self._stack.table.lr_SK(steps)
         records = []
@@ -121,6 +125,8 @@ class FusedStep:
                 records.append(
                     StepRecord(self._history_S2K[offset, 0], self._history_S2K[offset, 1], probes)
                 )
+        if feed is not None:
+            feed.release()
         self._turn = 1 - self._turn
         host = self._host[self._turn]
         host.copy_(self._history_S2K, non_blocking=True)
@@ -186,6 +192,22 @@ class FusedStep:
         switches = stack.table.switches(scale=traits.scaled_embed, normalise=traits.embed_norm)
         self._decoder.loss(stack.rows.effective_KP, token_KM, token_KM, switches=switches)
 
+    def _batch(self, first: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of the present step, of sequences from this one of the share on."""
+        stack, feed = self._stack, self._stack.feed
+        if feed is not None:
+            return data_order.take(
+                feed.window_SKBT, self._cursor, feed.turn, sequences=(first, self._sequences)
+            )
+        return data_order.gather(
+            self._train_S,
+            stack.table.seed_K,
+            stack.table.step_K,
+            batch=stack.architecture.batch,
+            context=stack.architecture.context,
+            sequences=(self._first_sequence + first, self._sequences),
+        )
+
     @torch.no_grad()
     def _update(self, *, probe: bool) -> dict[str, Tensor] | None:
         """One update of every slot."""
@@ -197,14 +219,7 @@ class FusedStep:
         z_loss_K = table.z_loss_K if traits.z_loss else None
         nll_K: Tensor | None = None
         for part in range(self._micro_batches):
-            token_KM, target_KM = data_order.gather(
-                self._train_S,
-                table.seed_K,
-                table.step_K,
-                batch=a.batch,
-                context=a.context,
-                sequences=(self._first_sequence + part * self._sequences, self._sequences),
-            )
+            token_KM, target_KM = self._batch(part * self._sequences)
             part_K = self._decoder.loss_and_gradients(
                 rows.effective_KP,
                 self._gradient_KQ,
