@@ -187,11 +187,11 @@ def test_records_are_read_by_their_field(file):
     assert [bytes(scored) for _, scored in found.documents] == [b" b", b" e"]
     one = load(LambadaSet(kind="lambada", paths=paths, field="page", limit=1))
     assert len(one.documents) == 1 and one.sha256 != found.sha256
-    with pytest.raises(ConfigError, match="line 1, has no text in the field text") as caught:
+    with pytest.raises(ConfigError, match="line 1: there is no field text") as caught:
         load(TextSet(kind="text", paths=paths))
     assert caught.value.problems[0].path == "evaluation.sets.mine.field"
     assert caught.value.problems[0].allowed == "page, n"
-    with pytest.raises(ConfigError, match="line 2, is not JSON"):
+    with pytest.raises(ConfigError, match="line 2, is no JSON"):
         load(TextSet(kind="text", paths=[file('{"text": "a"}\n{', "b.jsonl")]))
 
 
