@@ -59,8 +59,8 @@ bench-orchestration: $(VENV)/.installed ## Measure asks and tells a second on SQ
 	$(BIN)/python benchmarks/orchestration.py $(ARGS)
 
 # The most important first; what fails in one script does not keep the others from running.
-bench-gpu: $(VENV)/.installed ## The same on this GPU, with every kernel, the cost of methods and modes, the slots' occupancy
-	@failed=; for script in gpu_engine gpu_kernels gpu_overhead gpu_modes gpu_occupancy; do \
+bench-gpu: $(VENV)/.installed ## The same on this GPU, with every kernel, the cost of methods, modes and data, the slots' occupancy
+	@failed=; for script in gpu_engine gpu_kernels gpu_overhead gpu_modes gpu_data gpu_occupancy; do \
 	    echo "$(BIN)/python benchmarks/$$script.py $(ARGS)"; \
 	    $(BIN)/python benchmarks/$$script.py $(ARGS) || failed="$$failed $$script"; done; \
 	$(BIN)/python benchmarks/chart.py; \

@@ -126,6 +126,8 @@ def make_stack(
     precision: str = "bf16",
     fused: bool = True,
     deterministic: bool = False,
+    fed: bool = False,
+    document_end: int | None = None,
     mark: Callable[[str], object] = lambda part: None,
 ) -> Stack:
     """A stack as `training.engine.Engine` makes it, with a run in every slot.
@@ -137,6 +139,8 @@ def make_stack(
         precision: Of activations and products; on a CPU always fp32.
         fused: Whether to take the fused kernels; off is plain torch, for comparison.
         deterministic: Only kernels that repeat themselves; the switch is the process's.
+        fed: Tokens stay in host memory, from which a GPU is fed.
+        document_end: The token past which attention does not look back; None: it does.
         mark: Told what is done, when it is.
     """
     from wesar_sweep.training.stack import Stack, StackTraits
@@ -146,8 +150,9 @@ def make_stack(
     stack = Stack(
         case.architecture,
         slots=case.slots,
-        traits=StackTraits.of(case.study(methods[0]), methods=methods),
-        train_S=tokens(case.vocabulary, device=device),
+        traits=StackTraits.of(case.study(methods[0]), methods=methods, document_end=document_end),
+        train_S=tokens(case.vocabulary, device=torch.device("cpu") if fed else device),
+        device=device,
         precision=precision if on_gpu else "fp32",  # type: ignore[arg-type]
         fused=fused and on_gpu,
         deterministic=deterministic and on_gpu,
@@ -207,7 +212,7 @@ def tokens(vocabulary: int, *, device: torch.device, count: int = TOKENS) -> Ten
     dtype = (
         torch.uint8 if vocabulary <= 256 else torch.int16 if vocabulary <= 2**15 else torch.int32
     )
-    if device.type == "cpu":
+    if not torch.cuda.is_available():
         count = min(count, 100_000)
     generator = torch.Generator(device).manual_seed(0)
     return torch.randint(vocabulary, (count,), generator=generator, device=device).to(dtype)

@@ -62,6 +62,9 @@ ARRAYS_ONLY: dict[str, tuple[str, ...]] = {
     "data.cut_rules": ("numpy",),
     "data.fast_encoding": ("numpy",),
     "data.piece_table": ("numpy",),
+    # Texts and windows are for whoever looks at them without torch, too.
+    "data.evaluation_sets": ("numpy",),
+    "data.set_texts": ("numpy",),
     "data.synthetic": ("numpy",),
     "data.tokenizer": ("numpy",),
 }

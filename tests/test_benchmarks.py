@@ -38,7 +38,9 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-GPU_SCRIPTS = ("gpu_engine", "gpu_kernels", "gpu_modes", "gpu_occupancy", "gpu_overhead")
+GPU_SCRIPTS = (
+    "gpu_data", "gpu_engine", "gpu_kernels", "gpu_modes", "gpu_occupancy", "gpu_overhead",
+)  # fmt: skip
 SMALL, LARGE = gpu.CASES[0].architecture, gpu.CASES[-1].architecture
 
 
@@ -72,6 +74,7 @@ def test_encoding_is_measured_beside_the_library(tmp_path):
         ("gpu_kernels", ["--check", "--op", "rms_norm", "--op", "cross_entropy"]),
         ("gpu_kernels", ["--check", "--op", "rms_norm", "--sweep"]),
         ("gpu_overhead", ["--check"]),
+        ("gpu_data", ["--check"]),
         ("gpu_modes", ["--check"]),
         ("gpu_occupancy", ["--check"]),
     ],

@@ -17,12 +17,17 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_study_explained_key_by_key_is_valid(tmp_path):
-    study, data = blocks("yaml")
+    study, *parts = blocks("yaml")
+    (data,) = (part for part in parts if part.startswith("data:"))
+    (sets,) = (part for part in parts if part.startswith("evaluation:"))
     (tmp_path / "study.yaml").write_text(study)
     loaded = load_study(tmp_path / "study.yaml")
     assert loaded.method_parts("gpt2_wesar").init == "gpt2"
     (tmp_path / "text.yaml").write_text("space: {lr: [1e-3]}\n" + data)
     assert load_study(tmp_path / "text.yaml").data.source == "text"
+    (tmp_path / "sets.yaml").write_text("space: {lr: [1e-3]}\n" + sets)
+    judged = load_study(tmp_path / "sets.yaml").evaluation.sets
+    assert [one.kind for one in judged.values()] == ["wikitext", "lambada", "text"]
 
 
 def test_the_error_shown_is_the_error_printed(tmp_path):

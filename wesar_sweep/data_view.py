@@ -95,7 +95,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     """The same for people, a fact a line."""
     yield f"source       {found['source']}"
     if found["tokenizer"] is not None:
-        yield f"tokenizer    {found['tokenizer']}, {found['vocabulary']:,} tokens"
+        yield f"tokenizer    {found['tokenizer']}; vocabulary {found['vocabulary']:,}"
     for name in ("train", "validation"):
         side = found[name]
         yield f"{name:12} {side['documents']:,} documents, {side['tokens']:,} tokens"

@@ -396,7 +396,9 @@ def slots_report(
     """
     precision = resolved_precision(study, on_gpu=device.type == "cuda")
     methods = [str(name) for name in possible_values(study, "method")]
-    traits = StackTraits.of(study, methods=methods)
+    # What it costs to tell documents apart is the same whatever token ends them.
+    document_end = 0 if study.data.mask_documents else None
+    traits = StackTraits.of(study, methods=methods, document_end=document_end)
     rows = []
     for a in _some(architectures(study)):
         try:

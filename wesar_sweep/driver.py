@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from wesar_sweep.config import anchored, dump_study, load_study, resolved_precision, study_hash
-from wesar_sweep.config.space import longest_context, possible_values
+from wesar_sweep.config.space import longest_context, possible_values, shortest_context
 from wesar_sweep.config.storage_url import STORAGE_VARIABLE
 from wesar_sweep.config.study import Study
 from wesar_sweep.config.sweep import Sweep
@@ -35,6 +35,7 @@ from wesar_sweep.store.provenance import (
     collect_provenance,
     merge_provenance,
     require_same_corpus,
+    require_same_sets,
 )
 from wesar_sweep.studies.check import check
 from wesar_sweep.studies.progress import Progress, Summary
@@ -195,6 +196,7 @@ def _prepare(
     """Everything that must be on disk, and be right, before anything is trained."""
     # Imported late: numpy and the corpus readers, which `status` and `report` do without.
     from wesar_sweep.data.corpus import load_corpus
+    from wesar_sweep.data.evaluation_sets import load_sets
     from wesar_sweep.data_view import shown
 
     fingerprint = study_hash(study)
@@ -220,6 +222,14 @@ def _prepare(
         corpus = load_corpus(study.data, context=longest_context(study), progress=progress)
     resumed = directory.provenance_file.exists()
     require_same_corpus(directory, sha256=corpus.sha256)
+    # Read by the workers again; what is wrong with them is said before anything is launched.
+    sets = load_sets(
+        study.evaluation.sets,
+        tokenizer=corpus.tokenizer,
+        vocabulary=corpus.vocabulary,
+        context=shortest_context(study),
+    )
+    require_same_sets(directory, sha256={name: one.sha256 for name, one in sets.items()})
     directory.create()
     directory.stop_file.unlink(missing_ok=True)
     text = dump_study(anchored(study, Path.cwd())).encode()
@@ -244,6 +254,8 @@ def _prepare(
     }
     if corpus.tokenizer is not None:
         facts["corpus"]["tokenizer"] = corpus.tokenizer.description
+        facts["corpus"]["end_of_document"] = corpus.tokenizer.end_of_document
+        write_atomically(directory.tokenizer_file, corpus.tokenizer.to_json().encode())
     merge_provenance(directory, facts=facts)
     close_study(open_study(study, directory))
 

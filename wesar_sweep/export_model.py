@@ -23,6 +23,7 @@ from wesar_sweep.store.atomic import (
 )
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.outcomes import read_outcomes
+from wesar_sweep.store.provenance import read_provenance
 from wesar_sweep.store.rows import Outcome
 from wesar_sweep.training.kept_weights import KeptRun, read_weights
 from wesar_sweep.training.tensor_files import write_tensors
@@ -58,9 +59,22 @@ def fold_run(run: Path, *, to: Path, trial: int | None = None, seed: int | None 
         )
     else:
         file = run
-    # The tokenizer that the study's corpus was read with belongs here, as `Tokenizer.to_json()` and
-    # `Tokenizer.end_of_document` of `wesar_sweep.data.tokenizer`.
-    return write_model(file, to=to, tokenizer_json=None, end_of_document=None)
+    # Kept weights lie in a folder of the study's directory, unless somebody has moved them.
+    study = StudyDirectory(file.resolve().parent.parent)
+    tokenizer_json, end_of_document = _tokenizer(study)
+    return write_model(file, to=to, tokenizer_json=tokenizer_json, end_of_document=end_of_document)
+
+
+def _tokenizer(directory: StudyDirectory) -> tuple[str | None, int | None]:
+    """The tokenizer of a study and the token that ends a document, where they are known."""
+    try:
+        text = directory.tokenizer_file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None, None
+    except OSError as error:
+        raise store_error(error, path=directory.tokenizer_file, action="read") from error
+    end = read_provenance(directory).get("corpus", {}).get("end_of_document")
+    return text, end
 
 
 def best_weights(directory: StudyDirectory, *, trial: int | None, seed: int | None) -> Path:

@@ -156,11 +156,11 @@ def _follow(
     # Rank 0 decides when to stop; what is sent to its whole group is not meant for this one.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    import numpy as np
     import torch
 
     from wesar_sweep.data.corpus import load_corpus
     from wesar_sweep.training.data_parallel import Ranks, follow
+    from wesar_sweep.training.feed import train_tokens
 
     if device.type == "cuda":
         from wesar_sweep.kernels.fused import compiling
@@ -171,8 +171,7 @@ def _follow(
     study = load_study(directory.study_file)
     corpus = load_corpus(study.data, context=longest_context(study))
     ranks = Ranks.join(rank=rank, size=size, address=address, device=device)
-    train_S = torch.from_numpy(np.ascontiguousarray(corpus.train)).to(device)
-    follow(ranks, train_S)
+    follow(ranks, train_tokens(corpus.train, device=device))
     ranks.leave()
 
 

@@ -30,7 +30,9 @@ def measure(request: dict[str, Any]) -> list[dict[str, Any]]:
     study = parse_study(request["study"])
     device = torch_device(request["device"])
     methods = [str(name) for name in possible_values(study, "method")]
-    traits = StackTraits.of(study, methods=methods)
+    # What it costs to tell documents apart is the same whatever token ends them.
+    document_end = 0 if study.data.mask_documents else None
+    traits = StackTraits.of(study, methods=methods, document_end=document_end)
     answers = []
     for number, cell in enumerate(request["cells"]):
         run = make_run(study, number, study.first_seed, cell)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from wesar_sweep.budget import Meter
 from wesar_sweep.config import load_study, resolved_precision
 from wesar_sweep.config.run import Architecture
-from wesar_sweep.config.space import longest_context, possible_values
+from wesar_sweep.config.space import longest_context, possible_values, shortest_context
 from wesar_sweep.config.study import Study
 from wesar_sweep.errors import StoreError
 from wesar_sweep.launchers.base import LIFE_VARIABLE
@@ -32,7 +32,12 @@ from wesar_sweep.store.beat import Beat, SlotBeat, WorkerState, write_beat
 from wesar_sweep.store.drive import read_drive
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import is_held
-from wesar_sweep.store.provenance import cpu_model, merge_provenance, require_same_corpus
+from wesar_sweep.store.provenance import (
+    cpu_model,
+    merge_provenance,
+    require_same_corpus,
+    require_same_sets,
+)
 from wesar_sweep.store.spent import Spent
 
 if TYPE_CHECKING:
@@ -131,11 +136,13 @@ def _train(
     ranks_are_tasks: bool,
 ) -> None:
     watch.say("starting")
-    from wesar_sweep.data.corpus import load_corpus
+    from wesar_sweep.data.corpus import document_end, load_corpus
+    from wesar_sweep.data.evaluation_sets import load_sets
     from wesar_sweep.ranks import lead
     from wesar_sweep.studies.queue import CellQueue
     from wesar_sweep.training.checkpoints import Checkpoints
     from wesar_sweep.training.engine import Engine
+    from wesar_sweep.training.feed import as_tensor, is_fed
     from wesar_sweep.training.kept_weights import WeightKeeper
     from wesar_sweep.training.memory import Fit, choose_slots
     from wesar_sweep.training.stack import StackTraits
@@ -154,11 +161,25 @@ def _train(
         watch.queue = queue
         corpus = load_corpus(study.data, context=longest_context(study))
         require_same_corpus(directory, sha256=corpus.sha256)
+        sets = load_sets(
+            study.evaluation.sets,
+            tokenizer=corpus.tokenizer,
+            vocabulary=corpus.vocabulary,
+            context=shortest_context(study),
+        )
+        require_same_sets(directory, sha256={name: one.sha256 for name, one in sets.items()})
         precision = resolved_precision(study, on_gpu=where.type == "cuda")
         watch.set_machine(where, corpus_hash=corpus.sha256, precision=precision)
-        merge_provenance(directory, facts={"workers": {watch.worker: watch.machine_facts()}})
+        facts: dict[str, Any] = {"workers": {watch.worker: watch.machine_facts()}}
+        if sets:
+            facts["evaluation_sets"] = {name: one.facts() for name, one in sets.items()}
+        merge_provenance(directory, facts=facts)
 
         methods = [str(name) for name in possible_values(study, "method")]
+        traits = StackTraits.of(
+            study, methods=methods, document_end=document_end(corpus, data=study.data)
+        )
+        fed = is_fed(corpus.train, device=where)
 
         def slots_for(architecture: Architecture) -> Fit:
             fit = choose_slots(
@@ -167,8 +188,10 @@ def _train(
                 device=where,
                 memory_fraction=memory_fraction,
                 workers=workers,
-                traits=StackTraits.of(study, methods=methods),
+                traits=traits,
                 precision=precision,
+                token_dtype=as_tensor(corpus.train).dtype,
+                fed=fed,
             )
             # Ranks train one run at a time, unless told otherwise.
             chosen = slots or (1 if ranks > 1 else None)
@@ -187,9 +210,11 @@ def _train(
             slots=slots_for,
             worker=watch.worker,
             on_block=watch.on_block,
+            evaluation_sets=sets,
             checkpoints=checkpoints,
             weights=WeightKeeper(directory) if study.keep_weights else None,
             ranks=together,
+            fed=fed,
             checkpoint_every_s=math.inf if checkpoint_min is None else 60 * checkpoint_min,
         ).train()
 

@@ -10,6 +10,7 @@ from invented_study import invent, lr_study, write_study
 from scipy import stats
 
 from wesar_sweep.analysis import Analysis
+from wesar_sweep.analysis.evaluation_sets import evaluation_sets, set_unit, with_words
 from wesar_sweep.analysis.step_time import relative_step_time
 from wesar_sweep.store.beat import Beat, write_beat
 from wesar_sweep.store.frames import outcomes_frame
@@ -31,7 +32,7 @@ def measured(**changes: Any) -> Analysis:
                 status="completed",
                 val_loss=loss,
                 init_loss=5.0,
-                evaluations={"novels": loss + 0.25},
+                evaluations={"novels": {"loss": loss + 0.25, "chance": 5.5}},
             )
         )
     if changes:
@@ -57,15 +58,59 @@ def test_each_line_is_at_its_best_lr_at_every_size_on_every_set() -> None:
         assert row["ppl"] == pytest.approx(cells.filter(trial=row["trial"])["ppl"][0], rel=1e-12)
 
 
-def test_a_diverged_run_counts_at_its_initial_loss_on_every_set() -> None:
+def test_a_diverged_run_counts_at_its_initial_loss_and_on_sets_at_chance() -> None:
     trial = int(measured().best_evaluations["trial"][0])
     lost = {"status": "diverged", "val_loss": math.nan, "evaluations": {}}
     found = measured(**{f"t{trial}s1": lost}).best_evaluations.filter(trial=trial)
     start = found["width"][0] == 16
     assert set(found["diverged"]) == {1} and set(found["n"]) == {3}
-    for row, more in zip(found.iter_rows(named=True), (0.0, 0.25), strict=True):
+    caps = ((0.0, 5.0), (0.25, 5.5))
+    for row, (more, cap) in zip(found.iter_rows(named=True), caps, strict=True):
         kept = np.array([2.0, 2.2]) + 0.5 * start + more
-        assert row["loss"] == pytest.approx((kept.sum() + 5.0) / 3)
+        assert row["loss"] == pytest.approx((kept.sum() + cap) / 3)
+        assert row["loss_high"] == cap, "no capped loss passes it"
+
+
+@pytest.mark.parametrize("loss", [9.0, math.nan, math.inf])
+def test_no_loss_on_a_set_counts_more_than_chance(loss: float) -> None:
+    trial = int(measured().best_evaluations["trial"][0])
+    bad = {"evaluations": {"novels": {"loss": loss, "chance": 5.5}}}
+    found = measured(**{f"t{trial}s1": bad}).cell_evaluations
+    row = found.filter(trial=trial, evaluation="novels").row(0, named=True)
+    kept = np.array([2.25, 2.45]) + 0.5 * (measured().best_evaluations["width"][0] == 16)
+    assert row["loss"] == pytest.approx((kept.sum() + 5.5) / 3)
+
+
+def test_every_cell_is_there_and_the_best_are_among_them() -> None:
+    every, best = measured().cell_evaluations, measured().best_evaluations
+    assert every.height == 8 * 2 and best.height == 4 * 2
+    names = ["trial", "evaluation", "n", "diverged", "loss", "loss_low", "ppl", "ppl_high"]
+    joined = best.select(names).join(every.select(names), on=names)
+    assert joined.height == best.height
+
+
+def test_further_figures_are_no_sets_and_words_have_a_perplexity_of_their_own() -> None:
+    figures = {"loss": 2.0, "word_ppl": math.exp(2.0 * 4.5), "bpb": 2.8, "chance": 5.5}
+    study = lr_study(space=SIZED, replicates=3)
+    rows = [
+        replace(row, status="completed", evaluations={"wiki": figures, "last": {"loss": 20.0,
+                "accuracy": 0.5, "chance": 30.0}})
+        for row in invent(study, with_curves=False)[0]
+    ]  # fmt: skip
+    frame = outcomes_frame(rows)
+    assert evaluation_sets(frame) == ("validation", "last", "wiki")
+    assert with_words(frame) == {"wiki"}
+    found = Analysis(study, frame).cell_evaluations
+    wiki = found.filter(evaluation="wiki").row(0, named=True)
+    assert wiki["ppl"] == pytest.approx(math.exp(2.0))
+    assert wiki["word_ppl"] == pytest.approx(math.exp(9.0))
+    last = found.filter(evaluation="last").row(0, named=True)
+    assert last["ppl"] == pytest.approx(math.exp(20.0)) and last["word_ppl"] is None
+    sets = {"last": {"kind": "lambada", "paths": ["a"]}, "wiki": {"kind": "text", "paths": ["a"]}}
+    named = lr_study(space=SIZED, evaluation={"sets": sets})
+    assert [set_unit(named, name) for name in ("last", "wiki", "validation")] == [
+        "word", "token", "token"
+    ]  # fmt: skip
 
 
 def test_a_set_on_which_a_completed_run_was_not_evaluated_has_no_figure() -> None:

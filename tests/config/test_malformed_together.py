@@ -9,6 +9,7 @@ import pytest
 from wesar_sweep.config import Study, check_space
 
 LR = "space:\n  lr: [1e-3, 1e-2]\n"
+SETS = "evaluation:\n  sets:\n"
 TWO_METHODS = "space:\n  method: [he, wesar]\n"
 WITH_SIGMA2 = TWO_METHODS + "  sigma2: {choices: [1e-3, 1e-2], when: {method: wesar}}\n"
 
@@ -47,6 +48,49 @@ CASES = [
         "study.yaml:6:12: evaluation.at[1]: no run of 50 steps reaches this one\n"
         "    value: 60\n"
         "    allowed: a whole number, at most 50",
+    ),
+    (
+        "evaluation set's name",
+        LR + SETS + "    wiki-text: {kind: text, paths: [a]}\n",
+        LR + SETS + "    wiki_text: {kind: text, paths: [a]}\n",
+        "study.yaml:5:5: evaluation.sets.wiki-text: this is not a set's name\n"
+        "    value: {kind: text, paths: [a]}\n"
+        "    allowed: letters, digits and '_', beginning with a letter",
+    ),
+    (
+        "evaluation set named as the held-out text",
+        LR + SETS + "    validation: {kind: text, paths: [a]}\n",
+        LR + SETS + "    novels: {kind: text, paths: [a]}\n",
+        "study.yaml:5:5: evaluation.sets.validation: validation is the held-out text of every "
+        "study\n"
+        "    value: {kind: text, paths: [a]}\n"
+        "    hint: choose another name",
+    ),
+    (
+        "evaluation set after the end",
+        LR + "training: {steps: 50}\n" + SETS + "    w: {kind: lambada, paths: [a], at: [60]}\n",
+        LR + "training: {steps: 60}\n" + SETS + "    w: {kind: lambada, paths: [a], at: [60]}\n",
+        "study.yaml:6:41: evaluation.sets.w.at[0]: no run of 50 steps reaches this one\n"
+        "    value: 60\n"
+        "    allowed: a whole number, at most 50",
+    ),
+    (
+        "stride beyond the least context",
+        "space:\n  context: [64, 128]\n" + SETS + "    w: {kind: text, paths: [a], stride: 65}\n",
+        "space:\n  context: [64, 128]\n" + SETS + "    w: {kind: text, paths: [a], stride: 64}\n",
+        "study.yaml:5:41: evaluation.sets.w.stride: a window of context 64 has no room for 65 new "
+        "tokens\n"
+        "    value: 65\n"
+        "    allowed: a whole number, 1 to 64",
+    ),
+    (
+        "text for a model of symbols",
+        LR + SETS + "    w: {kind: text, paths: [a]}\ndata: {source: synthetic}\n",
+        LR + SETS + "    w: {kind: text, paths: [a]}\n",
+        "study.yaml:5:5: evaluation.sets.w: a model of synthetic symbols cannot be judged on "
+        "text\n"
+        "    value: {kind: text, paths: [a]}\n"
+        "    hint: remove the set, or train on text (data.source)",
     ),
     (
         "grid over a continuous range",

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from wesar_sweep.kernels import data_order
+from wesar_sweep.kernels.fused import data_order as fused
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 97, 1000])
@@ -71,3 +72,42 @@ def test_gather_gives_inputs_and_the_tokens_after_them():
     inputs, targets = data_order.gather(tokens, torch.tensor([[3, 50]]), context=4)
     assert inputs.tolist() == [[[3, 4, 5, 6], [50, 51, 52, 53]]]
     assert torch.equal(targets, inputs + 1)
+
+
+LARGEST = {torch.uint8: 255, torch.uint16: 2**16 - 1, torch.uint32: 262_143, torch.int64: 262_143}
+"""Largest id of each type; of four bytes and more the largest vocabulary's."""
+
+
+def ids_of(dtype, count):
+    """Ids of the whole range of a type, both ends among them."""
+    ids = torch.arange(count) * 7919 % (LARGEST[dtype] + 1)
+    ids[::2] = LARGEST[dtype] - ids[::2]
+    return ids
+
+
+@pytest.mark.parametrize("dtype", LARGEST)
+def test_tokens_of_each_type_are_gathered(device, dtype):
+    ids = ids_of(dtype, 400)
+    tokens, seed = ids.to(dtype).to(device), torch.tensor([2, 9, 2**31 + 5], device=device)
+    step = torch.tensor([0, 40, 7], device=device)
+    first = data_order.reference(seed, step[None], tokens=400, batch=3, context=9)[0]
+    want = ids[first.cpu().unsqueeze(-1) + torch.arange(10)]
+    got = data_order.gather(tokens, first, context=9)
+    assert [x.dtype for x in got] == [torch.int64] * 2
+    ours = fused.gather(tokens, seed, step, batch=3, context=9)
+    for mine, theirs, expected in zip(ours, got, (want[..., :-1], want[..., 1:]), strict=True):
+        assert theirs.tolist() == expected.tolist()
+        assert mine.tolist() == expected.flatten(1).tolist()
+
+
+@pytest.mark.parametrize("dtype", LARGEST)
+def test_windows_are_handed_on(device, dtype):
+    """Of the half and the step that are asked for, in micro-batches."""
+    window = ids_of(dtype, 4 * 3 * 4 * 8).view(4, 3, 4, 8)
+    on_device = window.to(dtype).to(device)
+    for turn, cursor, first, count in ((0, 1, 0, 4), (1, 0, 1, 3), (1, 1, 3, 1)):
+        at = (torch.tensor([x], device=device) for x in (cursor, turn))
+        got = fused.take(on_device, *at, sequences=(first, count))
+        want = window[2 * turn + cursor, :, first : first + count]
+        for mine, expected in zip(got, (want[..., :-1], want[..., 1:]), strict=True):
+            assert mine.tolist() == expected.flatten(1).tolist()

@@ -30,8 +30,12 @@ CHECKS = {one.op: one for one in check.checks()}
 BREAKABLE = [
     ("attention", attention, "forward"),
     ("attention", attention, "backward"),
+    ("attention (documents)", attention, "forward"),
+    ("attention (documents)", attention, "backward"),
     ("attention (library)", library_attention, "forward"),
     ("attention (library)", library_attention, "backward"),
+    ("attention (library, documents)", library_attention, "bias"),
+    ("attention (library, documents)", library_attention, "backward"),
     ("cross_entropy", cross_entropy, "forward_backward"),
     ("cross_entropy", cross_entropy, "loss"),
     ("cross_entropy", cross_entropy, "run_mean"),

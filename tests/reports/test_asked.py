@@ -6,7 +6,7 @@ from invented_study import invent, lr_study
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.config.study import Study
-from wesar_sweep.reports.asked import methods_and_limits, question
+from wesar_sweep.reports.asked import evaluation_sets, methods_and_limits, question
 from wesar_sweep.reports.figure import interval_words
 from wesar_sweep.store.frames import outcomes_frame
 
@@ -35,3 +35,29 @@ def test_validation_files_are_named_and_a_share_is_not():
     assert said(paths=["a.txt"]).endswith("10% held out for validation")
     own = said(paths=["a.txt"], validation=["b.txt", "c.txt"])
     assert own == "text files (a.txt); validation on b.txt, c.txt"
+
+
+def test_evaluation_sets_are_told_with_what_they_came_to():
+    sets = {
+        "wiki": {"kind": "wikitext", "paths": ["w.txt"], "every": 50, "stride": 16},
+        "last": {"kind": "lambada", "paths": ["l.txt"]},
+    }
+    study = lr_study(evaluation={"sets": sets})
+    facts = {"documents": 5153, "tokens": 34275, "normalisation": "word", "chance": 36.8836}
+    known = {"evaluation_sets": {"last": {**facts, "sha256": "ab" * 32}}}
+    found = dict(evaluation_sets(study, provenance=known))
+    assert found == {
+        "evaluation set wiki": "wikitext (w.txt); stride 16; judged at the end of completed runs, "
+        "every 50 steps",
+        "evaluation set last": "lambada (l.txt); 5,153 documents, 34,275 tokens scored; judged at "
+        "the end of completed runs; perplexity a word; a uniform guess has 36.88 nats a word; "
+        "sha256 abababababab",
+    }
+    rows, _ = invent(study, with_curves=False)
+    methods = dict(methods_and_limits(Analysis(study, outcomes_frame(rows))))
+    assert "lm-evaluation-harness" in methods["Evaluation sets"]
+    without = lr_study()
+    assert evaluation_sets(without, provenance=known) == []
+    assert "Evaluation sets" not in dict(
+        methods_and_limits(Analysis(without, outcomes_frame(invent(without, with_curves=False)[0])))
+    )

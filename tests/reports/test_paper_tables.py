@@ -17,7 +17,9 @@ def sized(*, evaluated: bool = True, one_at_a_time: bool = False) -> dict[str, N
         replace(
             row,
             status="completed",
-            evaluations={"novels": (row.val_loss or 3.0) + 0.3} if evaluated else {},
+            evaluations={"novels": {"loss": (row.val_loss or 3.0) + 0.3, "chance": 5.5}}
+            if evaluated
+            else {},
             seconds=2.0 if row.hyperparameters["method"] == "he" else 3.0,
         )
         for row in invent(study, with_curves=False)[0]
@@ -33,7 +35,10 @@ def test_table_5_has_methods_down_sizes_and_sets_across_and_counts_behind() -> N
     assert [head.partition(" (")[0] for head in table.columns[1:]] == [
         f"width {width}" for width in (16, 16, 32, 32, 64, 64)
     ]
-    assert [head.rpartition(": ")[2] for head in table.columns[1:3]] == ["validation", "novels"]
+    assert [head.rpartition(": ")[2] for head in table.columns[1:3]] == [
+        "validation, a token",
+        "novels, a token",
+    ]
     assert [row[0] for row in table.rows] == ["he", "weight_norm"]
     assert all(word.endswith("), 0/3") for row in table.rows for word in row[1:])
     for column in range(1, 7):

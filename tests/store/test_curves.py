@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ CURVE = Curve(
         "residual_rms": np.ones((1, 1), "f4"),
     },
     probe_axes={"gate": ("layers.0.q", "layers.0.k"), "residual_rms": ("layers.0",)},
+    set_step={"wiki": np.array([2, 3])},
+    set_figures={"wiki.loss": np.array([5.0, np.nan], "f4"), "wiki.bpb": np.ones(2, "f4")},
 )
 
 
@@ -42,6 +45,16 @@ def test_a_curve_comes_back_bit_for_bit(directory: StudyDirectory) -> None:
     assert back.probe_axes == CURVE.probe_axes
     assert back.probes.keys() == CURVE.probes.keys()
     np.testing.assert_array_equal(back.probes["gate"], CURVE.probes["gate"])
+    np.testing.assert_array_equal(back.set_step["wiki"], [2, 3], strict=True)
+    assert back.set_figures.keys() == CURVE.set_figures.keys()
+    for name, figures in CURVE.set_figures.items():
+        np.testing.assert_array_equal(back.set_figures[name], figures, strict=True)
+
+
+def test_a_curve_from_before_there_were_sets_reads(directory: StudyDirectory) -> None:
+    write_curve(directory, 0, 0, replace(CURVE, set_step={}, set_figures={}))
+    back = read_curve(directory, 0, 0)
+    assert back.set_step == back.set_figures == {}
 
 
 def test_only_the_curve_is_left_in_the_folder(directory: StudyDirectory) -> None:

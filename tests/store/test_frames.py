@@ -86,9 +86,11 @@ def test_a_knob_that_a_method_ignores_is_null() -> None:
 
 
 def test_evaluation_sets_follow_and_are_null_where_missing() -> None:
-    frame = outcomes_frame([outcome(0, 0, evaluations={"wiki": 2.5}), outcome(0, 1)])
-    assert frame.columns[-1] == "eval_wiki"
+    figures = {"loss": 2.5, "bpb": math.inf, "chance": 5.5}
+    frame = outcomes_frame([outcome(0, 0, evaluations={"wiki": figures}), outcome(0, 1)])
+    assert frame.columns[-3:] == ["eval_wiki", "eval_wiki.bpb", "eval_wiki.chance"]
     assert frame["eval_wiki"].to_list() == [2.5, None]
+    assert frame["eval_wiki.bpb"].to_list() == [math.inf, None]
 
 
 def test_reads_what_a_worker_wrote_and_tolerates_a_torn_tail(tmp_path) -> None:

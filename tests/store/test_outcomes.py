@@ -47,7 +47,7 @@ ROW = Outcome(
     tokens=153_600,
     seconds=1.25,
     worker="w0",
-    evaluations={"wiki": 3.25},
+    evaluations={"wiki": {"loss": 3.25, "chance": 5.5}},
 )
 
 
@@ -70,7 +70,10 @@ def test_what_is_not_finite_is_explicit_and_comes_back(directory: StudyDirectory
         val_loss=math.nan,
         best_loss=-math.inf,
         init_loss=math.inf,
-        evaluations={"wiki": math.nan, "lambada": 2.0},
+        evaluations={
+            "wiki": {"loss": math.nan, "word_ppl": math.inf, "chance": 5.5},
+            "lambada": {"loss": 2.0},
+        },
     )
     OutcomeWriter(directory, "w0").append(wild)
     line = json.loads(directory.outcomes_file("w0").read_text())
@@ -79,13 +82,26 @@ def test_what_is_not_finite_is_explicit_and_comes_back(directory: StudyDirectory
         "val_loss": "nan",
         "best_loss": "-inf",
         "init_loss": "inf",
-        "evaluations.wiki": "nan",
+        "evaluations.wiki.loss": "nan",
+        "evaluations.wiki.word_ppl": "inf",
     }
     (back,) = read_outcomes(directory)
     assert math.isnan(back.val_loss or 0.0)
-    assert math.isnan(back.evaluations["wiki"])
+    assert math.isnan(back.evaluations["wiki"].pop("loss"))
     assert (back.best_loss, back.init_loss) == (-math.inf, math.inf)
-    assert back.evaluations["lambada"] == 2.0
+    assert back.evaluations == {
+        "wiki": {"word_ppl": math.inf, "chance": 5.5},
+        "lambada": {"loss": 2.0},
+    }
+
+
+def test_a_row_from_before_there_were_sets_reads(directory: StudyDirectory) -> None:
+    line = encode_outcome(replace(ROW, evaluations={}))
+    assert '"evaluations":{}' in line
+    assert decode_outcome(line) == replace(ROW, evaluations={})
+    older = json.loads(line)
+    del older["evaluations"]
+    assert decode_outcome(json.dumps(older)).evaluations == {}
 
 
 def test_none_stays_apart_from_nan(directory: StudyDirectory) -> None:

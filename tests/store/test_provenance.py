@@ -17,6 +17,7 @@ from wesar_sweep.store.provenance import (
     collect_provenance,
     merge_provenance,
     read_provenance,
+    require_same_sets,
     write_provenance,
 )
 
@@ -113,3 +114,18 @@ def test_a_damaged_file_is_an_error(tmp_path: Path, text: str) -> None:
     directory.provenance_file.write_text(text)
     with pytest.raises(StoreError, match=r"provenance\.json: it is not"):
         read_provenance(directory)
+
+
+def test_other_evaluation_sets_are_refused_by_name(tmp_path: Path) -> None:
+    directory = StudyDirectory(tmp_path)
+    now = {"wiki": "a" * 64, "novels": "b" * 64}
+    require_same_sets(directory, sha256=now)
+    facts = {name: {"sha256": sha256, "kind": "text"} for name, sha256 in now.items()}
+    write_provenance(directory, facts={"evaluation_sets": facts})
+    require_same_sets(directory, sha256=now)
+    require_same_sets(directory, sha256={"another": "c" * 64})
+    with pytest.raises(
+        StoreError, match=r"novels \(sha256 cccccccccccc, then bbbbbbbbbbbb\)"
+    ) as no:
+        require_same_sets(directory, sha256=now | {"novels": "c" * 64})
+    assert "wiki" not in str(no.value)

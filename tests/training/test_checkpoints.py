@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tests.training.test_engine import METHODS, ListQueue, same
+from tests.training.test_engine import METHODS, ListQueue, same, sets_of
 from wesar_sweep.data.corpus import load_corpus
 from wesar_sweep.errors import StoreError
 from wesar_sweep.store import checkpoint_files
@@ -75,6 +75,7 @@ class Life:
             slots=lambda architecture: Fit(slots, 1, 0, 0, 0),
             worker=worker,
             on_block=self.on_block,
+            evaluation_sets=sets_of(study, corpus),
             checkpoints=kept,
             checkpoint_every_s=every,
         )
@@ -344,11 +345,15 @@ def test_a_record_goes_on_as_if_nothing_had_happened(study, runs):
     record.steps_begun = 8
     record.add_block(loss, norm)
     record.add_evaluation(math.pi)
+    record.add_set("wiki", {"loss": math.e, "chance": 5.5})
     state = record.state()
-    copied = RecordState.of(state.arrays(), seconds=state.seconds, evaluations=state.evaluations)
+    copied = RecordState.of(
+        state.arrays(), seconds=state.seconds, evaluations=state.evaluations, sets=state.sets
+    )
     assert dataclasses.asdict(copied).keys() == dataclasses.asdict(state).keys()
     resumed = RunRecord.resumed(runs[0], study, copied)
     assert resumed.state().evaluations == ((0, 2.5), (8, math.pi))
+    assert resumed.state().sets == (("wiki", 8, {"loss": math.e, "chance": 5.5}),)
     assert resumed.state().seconds == pytest.approx(100, abs=5)
     assert resumed.steps_done == resumed.steps_begun == 8
     assert resumed.intermediate() == [(8, 2.5)], "capped at the loss before the first step"

@@ -137,6 +137,9 @@ def test_two_ranks_train_as_one(tmp_path, options):
     assert two["end"] == pytest.approx(one["end"], rel=1e-4)
     # The control: the losses of other runs and steps are not so close.
     assert abs(np.array(two["loss"][0])[-1, 0] - np.array(two["loss"][1])[-1, 0]) > 1e-3
+    if options:
+        fed = json.loads(ranks(tmp_path, 2, fed=True, **options)[0])
+        assert fed == two, "each rank is fed its share: the same bits"
 
 
 def test_ranks_that_differ_are_noticed(tmp_path):

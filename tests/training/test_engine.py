@@ -1,12 +1,14 @@
 """The engine with a queue in memory: judging, refilling, pruning, faults, independence."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from wesar_sweep.data.corpus import load_corpus
+from wesar_sweep.data.evaluation_sets import load_sets
 from wesar_sweep.training import engine as engine_module
 from wesar_sweep.training.engine import Engine
 from wesar_sweep.training.memory import Fit
@@ -54,13 +56,23 @@ class ListQueue:
         self.outcomes[key], self.curves[key] = outcome, curve
 
 
+def sets_of(study, corpus):
+    """The evaluation sets of a study, read."""
+    return load_sets(
+        study.evaluation.sets,
+        tokenizer=corpus.tokenizer,
+        vocabulary=corpus.vocabulary,
+        context=study.model.context,
+    )
+
+
 @pytest.fixture
 def train(study_of):
     """Train runs with K slots; returns the queue."""
 
-    def go(study, runs, *, slots, overlaps=False, **queue_options):
+    def go(study, runs, *, slots, overlaps=False, corpus=None, **queue_options):
         queue = ListQueue(runs, **queue_options)
-        corpus = load_corpus(study.data, context=study.model.context)
+        corpus = corpus or load_corpus(study.data, context=study.model.context)
         engine = Engine(
             study,
             queue=queue,
@@ -70,6 +82,7 @@ def train(study_of):
             slots=lambda architecture: Fit(slots, 1, 0, 0, 0),
             worker="w0",
             on_block=lambda engine: False,
+            evaluation_sets=sets_of(study, corpus),
         )
         engine._overlaps = overlaps
         engine.train()
@@ -94,9 +107,31 @@ def same(a, b):
         c, d = a.curves[key], b.curves[key]
         for name in ("loss", "grad_norm", "eval_step", "eval_loss", "probe_step"):
             np.testing.assert_array_equal(getattr(c, name), getattr(d, name), strict=True)
+        assert repr(x.evaluations) == repr(y.evaluations), "NaN is equal to itself here"
+        for kept, other in ((c.set_step, d.set_step), (c.set_figures, d.set_figures)):
+            assert kept.keys() == other.keys()
+            for name in kept:
+                np.testing.assert_array_equal(kept[name], other[name], strict=True)
         assert c.probes.keys() == d.probes.keys()
         for name in c.probes:
             np.testing.assert_array_equal(c.probes[name], d.probes[name], strict=True)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_outcomes_do_not_depend_on_the_type_of_tokens_nor_on_where_they_lie(
+    study_of, runs_of, train, tmp_path, dtype
+):
+    """Read-only maps of both splits beside bytes in memory."""
+    study = study_of(data=SYNTHETIC, evaluation={"sequences": 5, "every": 5})
+    runs = runs_of(study, {"method": "he"}, {"method": "wesar", "seed": 1})
+    corpus = load_corpus(study.data, context=study.model.context)
+    maps = {}
+    for name in ("train", "validation"):
+        np.save(tmp_path / f"{name}.npy", getattr(corpus, name).astype(dtype))
+        maps[name] = np.load(tmp_path / f"{name}.npy", mmap_mode="r")
+    mapped = train(study, runs, slots=2, corpus=replace(corpus, **maps))
+    same(mapped, train(study, runs, slots=2))
+    assert all(outcome.status == "completed" for outcome in mapped.outcomes.values())
 
 
 def test_outcomes_and_curves_do_not_depend_on_slots(study_of, runs_of, train):

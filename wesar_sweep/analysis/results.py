@@ -14,7 +14,7 @@ from wesar_sweep.analysis.boundary import boundaries
 from wesar_sweep.analysis.cells import cells, ranked
 from wesar_sweep.analysis.completeness import Completeness, completeness
 from wesar_sweep.analysis.cost import Accounts, Cost
-from wesar_sweep.analysis.evaluation_sets import best_evaluations
+from wesar_sweep.analysis.evaluation_sets import best_evaluations, cell_evaluations
 from wesar_sweep.analysis.importance import importance
 from wesar_sweep.analysis.lr_curves import SeriesLosses, lr_curves, seed_points, series_losses
 from wesar_sweep.analysis.lr_sensitivity import lr_sensitivity
@@ -262,6 +262,11 @@ class Analysis:
         """Each line's best cell at each size, on every evaluation set."""
         outcomes, cells = self.raw_outcomes, self.cells
         return best_evaluations(outcomes, cells, study=self.study, layout=self.layout)
+
+    @cached_property
+    def cell_evaluations(self) -> pl.DataFrame:
+        """Every cell with a counted run, on every evaluation set."""
+        return cell_evaluations(self.raw_outcomes, study=self.study)
 
     @cached_property
     def best_cells(self) -> pl.DataFrame:

@@ -19,10 +19,18 @@ from wesar_sweep.config.check_space import (
     twice_findings,
     unknown_method,
 )
+from wesar_sweep.config.data import SyntheticData
+from wesar_sweep.config.evaluation import VALIDATION, LambadaSet
 from wesar_sweep.config.findings import Finding
 from wesar_sweep.config.knobs import knob_table
 from wesar_sweep.config.methods import BUILT_IN_METHODS
-from wesar_sweep.config.space import MAX_CELLS, Choices, Range, combinations, values
+from wesar_sweep.config.space import (
+    MAX_CELLS,
+    Choices,
+    Range,
+    combinations,
+    values,
+)
 from wesar_sweep.config.study import Study
 from wesar_sweep.config.words import METHOD_PATTERN, listed
 from wesar_sweep.config.yaml12 import KeyPath
@@ -120,6 +128,41 @@ def _evaluation(study: Study) -> Iterator[Finding]:
                 f"no run of {least} steps reaches this one",
                 allowed=f"a whole number, at most {least}",
                 involves=rests("steps"),
+            )
+
+
+def _evaluation_sets(study: Study) -> Iterator[Finding]:
+    least = min(_steps(study))
+    contexts = [s["context"] for s in settings(study, "context")]
+    context = min(c for c in contexts if isinstance(c, int))
+    for name, one in study.evaluation.sets.items():
+        path: KeyPath = ("evaluation", "sets", name)
+        if name == VALIDATION:
+            hint = "choose another name"
+            message = f"{name} is the held-out text of every study"
+            yield Finding(path, message, hint=hint, at_key=True)
+        elif not re.fullmatch(METHOD_PATTERN, name):
+            words = "letters, digits and '_', beginning with a letter"
+            yield Finding(path, "this is not a set's name", allowed=words, at_key=True)
+        if isinstance(study.data, SyntheticData):
+            message = "a model of synthetic symbols cannot be judged on text"
+            hint = "remove the set, or train on text (data.source)"
+            yield Finding(path, message, hint=hint, involves=(("data",),), at_key=True)
+        for index, step in enumerate(one.at):
+            if step > least:
+                yield Finding(
+                    (*path, "at", index),
+                    f"no run of {least} steps reaches this one",
+                    allowed=f"a whole number, at most {least}",
+                    involves=rests("steps"),
+                )
+        stride = None if isinstance(one, LambadaSet) else one.stride
+        if stride is not None and stride > context:
+            yield Finding(
+                (*path, "stride"),
+                f"a window of context {context} has no room for {stride} new tokens",
+                allowed=f"a whole number, 1 to {context}",
+                involves=rests("context"),
             )
 
 
@@ -321,6 +364,7 @@ _CHECKS: tuple[Callable[[Study], Iterator[Finding]], ...] = (
     _heads,
     _warmup,
     _evaluation,
+    _evaluation_sets,
     _unused,
     _sampler,
     _pruner,

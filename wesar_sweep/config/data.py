@@ -155,6 +155,11 @@ class SyntheticData(Frozen):
         """Number of tokens: the chain's symbols."""
         return self.symbols
 
+    @property
+    def mask_documents(self) -> bool:
+        """Never: it is one document."""
+        return False
+
 
 Data = Annotated[
     StdlibData | TextData | HuggingFaceData | SyntheticData, Field(discriminator="source")

@@ -10,6 +10,9 @@ from wesar_sweep.config.base import Frozen
 from wesar_sweep.config.data import FIELD, Texts
 from wesar_sweep.config.knobs import Count
 
+VALIDATION = "validation"
+"""What the held-out text is called beside further sets; none of them has this name."""
+
 PATHS = "Files, folders or globs, relative to the working directory."
 
 

@@ -256,6 +256,11 @@ def longest_context(study: HasSpace) -> int:
     return max(int(str(context)) for context in possible_values(study, "context"))
 
 
+def shortest_context(study: HasSpace) -> int:
+    """The shortest context of any run, in tokens: what evaluation sets must fit into."""
+    return min(int(str(context)) for context in possible_values(study, "context"))
+
+
 def _points(parameter: Range, points: int, *, integer: bool) -> tuple[Scalar, ...]:
     low, high = parameter.low, parameter.high
     shares = [index / (points - 1) for index in range(1, points - 1)]

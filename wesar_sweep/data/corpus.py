@@ -54,6 +54,11 @@ class Corpus:
     entropy_rate: float | None = None
     """Nats a token that no model can go below in expectation; None where nobody knows."""
 
+    @property
+    def end_of_document(self) -> int | None:
+        """The token that ends each document; None where nothing does."""
+        return None if self.tokenizer is None else self.tokenizer.end_of_document
+
 
 def load_corpus(data: Data, *, context: int, progress: Progress = quiet) -> Corpus:
     """Read the data of a study; text other than the standard library's bytes from token files.
@@ -78,6 +83,27 @@ def load_corpus(data: Data, *, context: int, progress: Progress = quiet) -> Corp
         # Read in a second: not worth a file.
         return _in_memory(split_text(data, needs=needs), context=context)
     return _of_files(prepared(data, needs=needs, progress=progress), data, context=context)
+
+
+def document_end(corpus: Corpus, *, data: Data) -> int | None:
+    """The token past which attention is not to look back; None: it may look anywhere.
+
+    Args:
+        corpus: Of the study.
+        data: The section ``data`` of the study.
+
+    Raises:
+        ConfigError: Documents are to be told apart, and nothing ends them.
+    """
+    if data.mask_documents and corpus.end_of_document is None:
+        raise ConfigError(
+            Problem(
+                "no token ends a document, so attention cannot be kept within one",
+                path="data.mask_documents",
+                hint="name the token with data.tokenizer.end_of_document, or leave it out",
+            )
+        )
+    return corpus.end_of_document if data.mask_documents else None
 
 
 def train_tokens_needed(context: int) -> int:

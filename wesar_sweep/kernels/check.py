@@ -72,7 +72,9 @@ def checks() -> list[Check]:
     """A check of every op that has kernels, none of them run yet."""
     return [
         Check("attention", _attention, _ROUNDED),
+        Check("attention (documents)", _attention_within_documents, _ROUNDED),
         Check("attention (library)", _library_attention, _ROUNDED),
+        Check("attention (library, documents)", _library_within_documents, _ROUNDED),
         Check("cross_entropy", _cross_entropy, _ROUNDED),
         Check("cross_entropy (long rows)", _long_cross_entropy, _ROUNDED),
         Check("cross_entropy (in chunks)", _linear_cross_entropy, _ROUNDED),
@@ -174,10 +176,19 @@ def _leaf(x: Tensor) -> Tensor:
     return x.detach().float().requires_grad_()
 
 
-def _packed_reference(qkv_KMX: Tensor, s: _Shape) -> Tensor:
+def _packed_reference(qkv_KMX: Tensor, s: _Shape, first_KM: Tensor | None) -> Tensor:
     """Attention by its formula on packed rows, [K, M, D]."""
     q, k, v = qkv_KMX.unflatten(2, (3, s.H, s.E)).unflatten(1, (s.B, s.T)).unbind(3)
-    return attention.reference(q, k, v).reshape(s.K, s.M, s.D)
+    first_KBT = None if first_KM is None else first_KM.unflatten(1, (s.B, s.T))
+    return attention.reference(q, k, v, first_KBT).reshape(s.K, s.M, s.D)
+
+
+def _first_keys(make: _Maker) -> Tensor:
+    """Of documents of five tokens or so, but for one sequence, which is one document."""
+    s = make.shape
+    token_KBT = make.tokens(s.K, s.B, s.T, below=5)
+    token_KBT[0, 0] = 1
+    return attention.first_keys(token_KBT, document_end=0).flatten(1)
 
 
 def _rotated(qkv_KMX: Tensor, angles: tuple[Tensor, Tensor], s: _Shape) -> Tensor:
@@ -187,43 +198,56 @@ def _rotated(qkv_KMX: Tensor, angles: tuple[Tensor, Tensor], s: _Shape) -> Tenso
     return torch.stack((*turned, parts[2]), dim=3).reshape(s.K, s.M, 3 * s.D)
 
 
-def _attention(device: torch.device, dtype: torch.dtype) -> float:
+def _attention(device: torch.device, dtype: torch.dtype, *, documents: bool = False) -> float:
     from wesar_sweep.kernels.fused import attention as fused
     from wesar_sweep.kernels.fused import linear
 
     make = _Maker(device, dtype)
     s = make.shape
     qkv, dy = make(s.K, s.M, 3 * s.D), make(s.K, s.M, s.D)
+    first = _first_keys(make) if documents else None
     leaf = _leaf(qkv)
-    want = _packed_reference(leaf, s)
+    want = _packed_reference(leaf, s, first)
     (dwant,) = torch.autograd.grad(want, leaf, dy.float())
     q, k, v = qkv.split(s.D, dim=2)
-    y, kept = fused.forward(q, k, v, **s.heads)
+    y, kept = fused.forward(q, k, v, first_KM=first, **s.heads)
     out = torch.full_like(qkv, torch.nan)
-    fused.backward(dy, q, k, v, y, kept, out=out, **s.heads)
+    fused.backward(dy, q, k, v, y, kept, out=out, first_KM=first, **s.heads)
     pairs = [(y, want.detach()), (out, dwant)]
     if linear.turns(s.E):
         angles = rope.tables(s.T, s.E, device=device)
         before = _leaf(qkv)
         (dturned,) = torch.autograd.grad(_rotated(before, angles, s), before, out.float())
         turned = torch.full_like(qkv, torch.nan)
-        fused.backward(dy, q, k, v, y, kept, out=turned, rotation=angles, **s.heads)
+        fused.backward(dy, q, k, v, y, kept, out=turned, first_KM=first, rotation=angles, **s.heads)
         pairs.append((turned, dturned))
     return _worst(pairs)
 
 
-def _library_attention(device: torch.device, dtype: torch.dtype) -> float:
+def _attention_within_documents(device: torch.device, dtype: torch.dtype) -> float:
+    return _attention(device, dtype, documents=True)
+
+
+def _library_attention(
+    device: torch.device, dtype: torch.dtype, *, documents: bool = False
+) -> float:
     from wesar_sweep.kernels.fused import library_attention as fused
 
     make = _Maker(device, dtype)
     s = make.shape
     qkv, dy = make(s.K, s.M, 3 * s.D), make(s.K, s.M, s.D)
+    first = _first_keys(make) if documents else None
     leaf = _leaf(qkv)
-    want = _packed_reference(leaf, s)
+    want = _packed_reference(leaf, s, first)
     (dwant,) = torch.autograd.grad(want, leaf, dy.float())
-    y, tape = fused.forward(*qkv.split(s.D, dim=2), **s.heads)
+    bias = None if first is None else fused.bias(first, context=s.T, dtype=dtype)
+    y, tape = fused.forward(*qkv.split(s.D, dim=2), bias=bias, **s.heads)
     grads = fused.backward(dy, tape, **s.heads)
     return _worst([(y, want.detach()), *zip(grads, dwant.split(s.D, dim=2), strict=True)])
+
+
+def _library_within_documents(device: torch.device, dtype: torch.dtype) -> float:
+    return _library_attention(device, dtype, documents=True)
 
 
 def _losses(

@@ -81,8 +81,37 @@ def reference(seed_K: Tensor, step_SK: Tensor, *, tokens: int, batch: int, conte
     return place_SKB * context + hash32(key_SKB, 0x70686173) % context
 
 
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32}
+"""What torch can index everywhere, in place of the unsigned types, most of whose ops it lacks."""
+
+
+def signed(token_S: Tensor) -> tuple[Tensor, int]:
+    """The same memory under a type that every op of torch takes, and the mask that undoes it.
+
+    Args:
+        token_S: Tokens of any integer type.
+
+    Returns:
+        (a view; what its values, made int64, are to be masked with to be the tokens again).
+    """
+    if token_S.dtype not in _SIGNED:
+        return token_S, -1
+    return token_S.view(_SIGNED[token_S.dtype]), (1 << 8 * token_S.element_size()) - 1
+
+
 def gather(token_S: Tensor, first_KB: Tensor, *, context: int) -> tuple[Tensor, Tensor]:
-    """Inputs and targets, each int64 [K, B, T], of the sequences that start at `first_KB`."""
+    """Inputs and targets of the sequences that start at `first_KB`.
+
+    Args:
+        token_S: Training tokens of any integer type; in host memory they may be a memory map, of
+            which no more is read than the sequences.
+        first_KB: First token of each sequence.
+        context: Tokens a sequence, T.
+
+    Returns:
+        Two int64 [K, B, T] where `first_KB` is.
+    """
     index_KBT = first_KB.unsqueeze(-1) + torch.arange(context + 1, device=first_KB.device)
-    window_KBT = token_S[index_KBT].long()
+    values_S, mask = signed(token_S)
+    window_KBT = values_S[index_KBT.to(token_S.device)].to(first_KB.device).long() & mask
     return window_KBT[..., :-1], window_KBT[..., 1:]

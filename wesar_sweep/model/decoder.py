@@ -35,6 +35,11 @@ class EffectiveWeights:
     qk_norm_KE: Tensor | None
     """[K, 2N, E] gains of query and key norms."""
 
+    @property
+    def prediction_KVD(self) -> Tensor:
+        """The prediction matrix, whichever it is."""
+        return self.embed_KVD if self.predict_KVD is None else self.predict_KVD
+
     def leaves(self) -> list[Tensor]:
         """All tensors, in the order of `Layout.groups`, then the gains."""
         named = [self.embed_KVD, self.qkv_KMDD, self.o_KMDD, self.up_KMFD, self.down_KMDF]
@@ -111,6 +116,7 @@ def forward(
     rotation: tuple[Tensor, Tensor] | None,
     switches: EmbeddingSwitches,
     taps: Taps | None = None,
+    document_end: int | None = None,
 ) -> Tensor:
     """Logits of every run.
 
@@ -121,13 +127,56 @@ def forward(
         rotation: Tables of `kernels.rope.tables`; None without positions.
         switches: What the runs' methods do to the embedding output.
         taps: Gathers activation probes where given.
+        document_end: The token past which attention does not look back; None: it does.
 
     Returns:
         [K, B·T, V], float32 on a CPU and the weights' type elsewhere.
     """
+    h_KMD = hidden(
+        weights,
+        token_KBT,
+        architecture=architecture,
+        rotation=rotation,
+        switches=switches,
+        taps=taps,
+        document_end=document_end,
+    )
+    logit_KMV = linear.linear(h_KMD, weights.prediction_KVD)
+    if taps is not None:
+        taps.max_output_logit.append(logit_KMV.detach().float().abs().amax(dim=(1, 2)))
+    return logit_KMV
+
+
+def hidden(
+    weights: EffectiveWeights,
+    token_KBT: Tensor,
+    *,
+    architecture: Architecture,
+    rotation: tuple[Tensor, Tensor] | None,
+    switches: EmbeddingSwitches,
+    taps: Taps | None = None,
+    document_end: int | None = None,
+) -> Tensor:
+    """What the prediction matrix of every run is given: `forward` before its last product.
+
+    Args:
+        weights: As `forward`.
+        token_KBT: As `forward`.
+        architecture: As `forward`.
+        rotation: As `forward`.
+        switches: As `forward`.
+        taps: As `forward`, but for the output logits.
+        document_end: As `forward`.
+
+    Returns:
+        [K, B·T, D].
+    """
     a = architecture
     K, B, T = token_KBT.shape
     x_KMD = _embed(weights.embed_KVD, token_KBT, switches).flatten(1, 2)
+    first_KBT = None
+    if document_end is not None:
+        first_KBT = attention.first_keys(token_KBT, document_end=document_end)
 
     qkv_N = weights.qkv_KMDD.unflatten(1, (a.depth, 3)).flatten(2, 3).unbind(1)
     up_N = weights.up_KMFD.unflatten(1, (a.depth, -1)).flatten(2, 3).unbind(1)
@@ -149,8 +198,11 @@ def forward(
             qk_KBTHE = rope.reference(qk_KBTHE, rotation[0][:T], rotation[1][:T])
         q_KBTHE, k_KBTHE = qk_KBTHE.split(a.heads, dim=3)
         if taps is not None:
-            taps.max_attention_logit.append(attention.max_logit(q_KBTHE.detach(), k_KBTHE.detach()))
-        mixed_KMD = attention.attention(q_KBTHE, k_KBTHE, v_KBTHE).reshape(K, B * T, a.width)
+            taps.max_attention_logit.append(
+                attention.max_logit(q_KBTHE.detach(), k_KBTHE.detach(), first_KBT)
+            )
+        mixed_KBTHE = attention.attention(q_KBTHE, k_KBTHE, v_KBTHE, first_KBT)
+        mixed_KMD = mixed_KBTHE.reshape(K, B * T, a.width)
         x_KMD = x_KMD + linear.linear(mixed_KMD, o_N[n])
 
         h_KMD = rms_norm.reference(x_KMD, gain_N[2 * n + 1])
@@ -163,12 +215,7 @@ def forward(
         if taps is not None:
             taps.residual_rms.append(x_KMD.detach().float().square().mean(dim=(1, 2)).sqrt())
 
-    h_KMD = rms_norm.reference(x_KMD, gain_N[2 * a.depth])
-    predict_KVD = weights.embed_KVD if weights.predict_KVD is None else weights.predict_KVD
-    logit_KMV = linear.linear(h_KMD, predict_KVD)
-    if taps is not None:
-        taps.max_output_logit.append(logit_KMV.detach().float().abs().amax(dim=(1, 2)))
-    return logit_KMV
+    return rms_norm.reference(x_KMD, gain_N[2 * a.depth])
 
 
 def _embed(embed_KVD: Tensor, token_KBT: Tensor, switches: EmbeddingSwitches) -> Tensor:

@@ -64,17 +64,26 @@ class FusedDecoder:
         layout: Where each matrix lies in a flat row.
         device: A GPU (or the CPU under Triton's interpreter, in tests).
         dtype: Of weights and activations.
+        document_end: The token past which attention does not look back; None: it does.
     """
 
-    def __init__(self, layout: Layout, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        document_end: int | None = None,
+    ) -> None:
         a = self._a = layout.architecture
         self._layout = layout
         self._direction = Direction()
         self._narrow = linear.supported(a.width, a.ffn_width, dtype)
         self._one_prediction = prediction.supported(a.width, a.ffn_width, a.vocabulary, dtype)
         self._attention = FusedAttention(
-            a, device=device, dtype=dtype, narrow=self._narrow, direction=self._direction
-        )
+            a, device=device, dtype=dtype, narrow=self._narrow, direction=self._direction,
+            document_end=document_end,
+        )  # fmt: skip
 
     # The residual stream is a pair: x, and a part still to be added by the next norm (or None).
 
@@ -188,9 +197,16 @@ class FusedDecoder:
         return x_KMD, (raw_KMD, rstd_KM)
 
     def _layers(
-        self, views: LayerViews, x_KMD: Tensor, *, keep: list[_Layer] | None, taps: Taps | None
+        self,
+        views: LayerViews,
+        x_KMD: Tensor,
+        token_KM: Tensor,
+        *,
+        keep: list[_Layer] | None,
+        taps: Taps | None,
     ) -> tuple[Tensor, Tensor | None]:
         """The residual stream after all layers, as a pair."""
+        mask = self._attention.mask(token_KM)
         delta_KMD: Tensor | None = None
         for n in range(self._a.depth):
             qkv_KMX, before = self._project(
@@ -200,7 +216,7 @@ class FusedDecoder:
             if taps is not None and n > 0:
                 taps.residual_rms.append(_rms_of(before.rstd_KM))
             peaks = None if taps is None else taps.max_attention_logit
-            attended = self._attention.forward(qkv_KMX, views.head_gains(n), peaks=peaks)
+            attended = self._attention.forward(qkv_KMX, views.head_gains(n), mask=mask, peaks=peaks)
             x_KMD, delta_KMD = self._add_product(attended.mixed_KMD, views.o[n], before.x_KMD)
             u_KMF, middle = self._project(x_KMD, delta_KMD, views.norms[2 * n + 1], views.up[n])
             x_KMD, delta_KMD, a_KMF = self._activate(u_KMF, views.down[n], middle.x_KMD)
@@ -228,7 +244,7 @@ class FusedDecoder:
         views = LayerViews.of(effective_KP, self._layout)
         self._direction.up()
         x_KMD, _ = self._embed(views, token_KM, switches)
-        x_KMD, delta_KMD = self._layers(views, x_KMD, keep=None, taps=None)
+        x_KMD, delta_KMD = self._layers(views, x_KMD, token_KM, keep=None, taps=None)
         gain_KD = views.norms[-1]
         if self._one_prediction:
             nll_KM, _, _, _ = prediction.loss(
@@ -242,6 +258,33 @@ class FusedDecoder:
             logit_KMV, _ = self._project(x_KMD, delta_KMD, gain_KD, views.predict_KVD)
             nll_KM = cross_entropy.loss(logit_KMV, target_KM, reverse=self._direction.turn())
         return cross_entropy.run_mean(nll_KM)
+
+    def hidden(
+        self,
+        effective_KP: Tensor,
+        token_KM: Tensor,
+        row_R: Tensor,
+        *,
+        switches: EmbeddingSwitches,
+    ) -> tuple[Tensor, Tensor]:
+        """What the prediction matrix of each run is given at some rows, and that matrix.
+
+        Args:
+            effective_KP: Effective weights, a flat row a run.
+            token_KM: Inputs, [K, sequences · context] integers.
+            row_R: Which of the M rows, the same of every run.
+            switches: What the runs' methods do to the embedding output.
+
+        Returns:
+            (h [K, R, D], w [K, V, D]).
+        """
+        views = LayerViews.of(effective_KP, self._layout)
+        self._direction.up()
+        x_KMD, _ = self._embed(views, token_KM, switches)
+        x_KMD, delta_KMD = self._layers(views, x_KMD, token_KM, keep=None, taps=None)
+        delta_KRD = None if delta_KMD is None else delta_KMD.index_select(1, row_R)
+        _, h_KRD, _ = rms_norm.forward(x_KMD.index_select(1, row_R), views.norms[-1], delta_KRD)
+        return h_KRD, views.predict_KVD
 
     def loss_and_gradients(
         self,
@@ -285,7 +328,7 @@ class FusedDecoder:
 
         self._direction.up()
         x_KMD, embed_norm = self._embed(views, token_KM, switches)
-        x_KMD, delta_KMD = self._layers(views, x_KMD, keep=kept, taps=taps)
+        x_KMD, delta_KMD = self._layers(views, x_KMD, token_KM, keep=kept, taps=taps)
         parts_NKBD, last_NKBD = self._partials(x_KMD)
         gain_KD = views.norms[-1]
         if a.vocabulary > FULL_LOGITS_VOCABULARY:

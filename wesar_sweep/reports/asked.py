@@ -12,6 +12,7 @@ from wesar_sweep.analysis.choice import choice
 from wesar_sweep.analysis.lr_sensitivity import CAVEATS
 from wesar_sweep.analysis.paired import MIN_MARKED_SEEDS
 from wesar_sweep.config.data import SyntheticData, TextData
+from wesar_sweep.config.evaluation import LambadaSet, TextSet, WikitextSet
 from wesar_sweep.config.space import Choices, Parameter, values
 from wesar_sweep.config.study import Study
 from wesar_sweep.reports import boundary, effective_lr, replicates, stability_map
@@ -22,6 +23,18 @@ from wesar_sweep.store.drive import Drive
 
 Fact = tuple[str, str]
 """(what, its value in words)."""
+
+
+_SETS = (
+    "Texts are split, cut into windows and counted as EleutherAI's lm-evaluation-harness 0.4.13 "
+    "does. Running text is scored token by token, each document after the token that ends "
+    "documents; a stride below the context gives each token more to go by, and a lower "
+    "perplexity. WikiText is detokenised, and its words and bytes are those of the text before "
+    "that. Of LAMBADA the last word is scored, given the rest of the passage (cut on the left to "
+    "the context): its perplexity is a word. A run's loss counts at most the loss of a uniform "
+    "guess on the set; a loss that is not finite, or missing because the run diverged, counts as "
+    "that."
+)
 
 
 def question(study: Study) -> list[Fact]:
@@ -85,6 +98,38 @@ def question(study: Study) -> list[Fact]:
         )
     )
     return facts
+
+
+def evaluation_sets(study: Study, *, provenance: Mapping[str, Any]) -> list[Fact]:
+    """Each further text that the runs are judged on: what it is, how much, and per what.
+
+    Args:
+        study: Names the sets.
+        provenance: What `wesar_sweep.store.provenance` knows; may be empty.
+    """
+    known = provenance.get("evaluation_sets", {})
+    return [
+        (f"evaluation set {name}", _set_words(one, known.get(name, {})))
+        for name, one in study.evaluation.sets.items()
+    ]
+
+
+def _set_words(one: WikitextSet | TextSet | LambadaSet, facts: Mapping[str, Any]) -> str:
+    words = [f"{one.kind} ({', '.join(one.paths)})"]
+    if facts:
+        words.append(f"{facts['documents']:,} documents, {facts['tokens']:,} tokens scored")
+    if not isinstance(one, LambadaSet):
+        words.append(f"stride {one.stride or 'of the context'}")
+    moments = [f"every {one.every} steps"] if one.every else []
+    moments += [f"after {step} steps" for step in one.at]
+    words.append(", ".join(["judged at the end of completed runs", *moments]))
+    if facts:
+        unit = facts["normalisation"]
+        words.append(
+            f"perplexity a {unit}; a uniform guess has {facts['chance']:.4g} nats a {unit}; sha256 "
+            f"{facts['sha256'][:12]}"
+        )
+    return "; ".join(words)
 
 
 def provenance(facts: Mapping[str, Any], *, beats: Sequence[Beat] = ()) -> list[Fact]:
@@ -152,6 +197,7 @@ def methods_and_limits(analysis: Analysis) -> list[Fact]:
             "So the loss of a cell that diverges says how often it does, more than how well it "
             "trains. Perplexity is exp(mean nats a token); bits a byte are nats/(ln 2 · bytes).",
         ),
+        *([("Evaluation sets", _SETS)] if study.evaluation.sets else []),
         (
             "95 % interval of a loss",
             "Student's t over seeds, cut at 0 and at the initial loss, which no capped loss "

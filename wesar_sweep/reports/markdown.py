@@ -81,7 +81,10 @@ def render(
         for one in shown:
             lines += [f"### {escape(one.title)}", "", table(one.table), "", escape(one.caption), ""]
     for title, facts in (
-        ("What was asked", asked.question(study)),
+        (
+            "What was asked",
+            [*asked.question(study), *asked.evaluation_sets(study, provenance=provenance)],
+        ),
         ("How each figure is computed, and what it cannot say", asked.methods_and_limits(analysis)),
         ("Where it comes from", asked.provenance(provenance, beats=beats)),
     ):

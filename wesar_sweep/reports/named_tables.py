@@ -5,15 +5,16 @@ from __future__ import annotations
 import polars as pl
 
 from wesar_sweep.analysis import Analysis
-from wesar_sweep.analysis.axes import axis_title, format_value
 from wesar_sweep.analysis.cells import one_cell_a_place
 from wesar_sweep.reports import boundary, replicates, stability_map
 from wesar_sweep.reports.cost_figures import cost_tables
 from wesar_sweep.reports.figure import divergence_words, interval_words, seeds_words
 from wesar_sweep.reports.named_table import NamedTable
 from wesar_sweep.reports.paired_table import paired_tables
+from wesar_sweep.reports.paper_layout import paper_layout
 from wesar_sweep.reports.paper_tables import paper_tables
 from wesar_sweep.reports.search_figures import search_tables
+from wesar_sweep.reports.set_tables import set_tables
 from wesar_sweep.reports.size_figures import size_tables
 from wesar_sweep.reports.spike_figures import spike_tables
 from wesar_sweep.reports.tables import (
@@ -57,6 +58,7 @@ def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTab
         )
         table = paper_table(analysis, grid, metric=shown)
         found.append(NamedTable("paper", caption, table, _paper_frame(analysis)))
+        found += set_tables(analysis, grid)
     if not analysis.best_cells.is_empty():
         found.append(
             NamedTable(
@@ -118,35 +120,13 @@ def _series_words(analysis: Analysis) -> str:
 
 
 def paper_table(analysis: Analysis, grid: Matrix, *, metric: Metric) -> Table:
-    """The layout of Table 9 of the paper: method and σ² down, lr across, k/n beneath the figure."""
-    knobs = analysis.layout.series
-    known = {
-        row["series"]: tuple(_knob_words(row, knob) for knob in knobs)
-        for row in analysis.cells.unique("series").iter_rows(named=True)
-    }
-    rows: list[tuple[str, ...]] = []
-    strong: set[tuple[int, int]] = set()
-    for label, cells in grid.rows:
-        # A series without any outcome has no row of knobs yet, only its label.
-        stub = known.get(label, (label, *("" for _ in knobs[1:])))
-        best = {place for place, cell in enumerate(cells) if cell.mark == "best"}
-        strong |= {(len(rows), len(knobs) + place) for place in best}
-        rows.append((*stub, *(cell.value(metric) if cell.n else cell.remark for cell in cells)))
-        rows.append((*("" for _ in knobs), *(cell.divergence for cell in cells)))
-    return Table(
-        columns=(*map(axis_title, knobs), *grid.columns),
-        rows=tuple(rows),
-        numeric=(*(False for _ in knobs), *(True for _ in grid.columns)),
-        over=(grid.axis, len(knobs)) if grid.axis else None,
-        strong=frozenset(strong),
+    """The layout of Table 9 of the paper, on the validation set."""
+    return paper_layout(
+        analysis,
+        grid,
+        value=lambda cell: cell.value(metric) if cell.n else cell.remark,
+        best=lambda cell: cell.mark == "best",
     )
-
-
-def _knob_words(row: dict[str, object], knob: str) -> str:
-    value = row[knob]
-    if knob == "sigma2" and value is None:
-        return "–"
-    return format_value(value, knob=knob)  # type: ignore[arg-type]
 
 
 def _matrix_frame(grid: Matrix, metric: Metric) -> pl.DataFrame:

@@ -15,6 +15,7 @@ from wesar_sweep.analysis.sizes import line_label
 from wesar_sweep.analysis.step_time import relative_step_time
 from wesar_sweep.reports.figure import divergence_words, seeds_words
 from wesar_sweep.reports.named_table import NamedTable
+from wesar_sweep.reports.set_tables import SET_WORDS, Measure, measures_of
 from wesar_sweep.reports.tables import Table, number
 
 MAX_SIZES = 12
@@ -36,46 +37,46 @@ def paper_tables(analysis: Analysis) -> list[NamedTable]:
 
 def _table_5(analysis: Analysis, frame: pl.DataFrame) -> NamedTable:
     """Methods down, sizes and evaluation sets across, k/n behind the figure."""
-    sizes = searched_sizes(analysis.study)
-    sets = evaluation_sets(analysis.outcomes)
+    sizes, measures = searched_sizes(analysis.study), measures_of(analysis)
     places = frame.select(*sizes, "parameters").unique(subset=sizes).sort(sizes).rows(named=True)
     rows_of = {
         (row["line"], *(row[knob] for knob in sizes), row["evaluation"]): row
         for row in frame.iter_rows(named=True)
     }
     lines = frame["line"].unique(maintain_order=True).to_list()
-    across = [(place, name) for place in places for name in sets]
+    across = [(place, one) for place in places for one in measures]
     rows: list[tuple[str, ...]] = []
     strong: set[tuple[int, int]] = set()
     for line in lines:
         own = [
-            rows_of.get((line, *(place[knob] for knob in sizes), name)) for place, name in across
+            (rows_of.get((line, *(place[knob] for knob in sizes), one.name)), one)
+            for place, one in across
         ]
-        rows.append((line, *(_ppl_and_counts(row) for row in own)))
-    for column, (place, name) in enumerate(across, start=1):
-        keys = [(line, *(place[knob] for knob in sizes), name) for line in lines]
+        rows.append((line, *(_ppl_and_counts(row, one) for row, one in own)))
+    for column, (place, one) in enumerate(across, start=1):
+        keys = [(line, *(place[knob] for knob in sizes), one.name) for line in lines]
         known = {
-            line: rows_of[key]["ppl"]
+            line: rows_of[key][one.figure]
             for line, key in zip(lines, keys, strict=True)
-            if key in rows_of and rows_of[key]["ppl"] is not None
+            if key in rows_of and rows_of[key][one.figure] is not None
         }
         if known:
             strong.add((lines.index(min(known, key=lambda line: known[line])), column))
     heads = (
         ", ".join(f"{axis_title(knob)} {place[knob]}" for knob in sizes)
         + f" ({_short(place['parameters'])})"
-        + (f": {name}" if len(sets) > 1 else "")
-        for place, name in across
+        + (f": {one.name}, a {one.unit}" if len(measures) > 1 else "")
+        for place, one in across
     )
     table = Table(
         columns=("series", *heads),
         rows=tuple(rows),
         numeric=(False, *(True for _ in across)),
-        over=("perplexity", 1),
+        over=("perplexity" if len(measures) > 1 else "perplexity a token", 1),
         strong=frozenset(strong),
     )
     caption = (
-        f"The layout of the paper's Table 5. {_words(analysis, sets)} In brackets behind a size: "
+        f"The layout of the paper's Table 5. {_words(analysis)} In brackets behind a size: "
         "parameters of the model."
     )
     title = "Perplexity at every size"
@@ -84,15 +85,15 @@ def _table_5(analysis: Analysis, frame: pl.DataFrame) -> NamedTable:
 
 def _table_6(analysis: Analysis, frame: pl.DataFrame) -> NamedTable:
     """Methods and sizes down; perplexities, divergence, parameters and step time across."""
-    sizes, sets = searched_sizes(analysis.study), evaluation_sets(analysis.outcomes)
+    sizes, measures = searched_sizes(analysis.study), measures_of(analysis)
     axis = analysis.layout.axis
     along = () if axis is None or axis in sizes else (axis,)
     firsts = frame.filter(evaluation=VALIDATION)
     times = _step_times(analysis, firsts)
     rows: list[tuple[str, ...]] = []
     numbers: list[dict[str, Any]] = []
-    least = frame.group_by(*sizes, "evaluation").agg(pl.col("ppl").min())
-    best = frame.join(least, on=[*sizes, "evaluation", "ppl"]).select("trial", "evaluation").rows()
+    least = frame.group_by(*sizes, "evaluation").agg(pl.col("loss").min())
+    best = frame.join(least, on=[*sizes, "evaluation", "loss"]).select("trial", "evaluation").rows()
     strong = set()
     for row, time in zip(firsts.iter_rows(named=True), times, strict=True):
         own = frame.filter(pl.col("trial") == row["trial"])
@@ -101,10 +102,10 @@ def _table_6(analysis: Analysis, frame: pl.DataFrame) -> NamedTable:
         words += [format_value(row[name], knob=name, digits=3) for name in along]
         strong |= {
             (len(rows), len(words) + place)
-            for place, name in enumerate(sets)
-            if (row["trial"], name) in best
+            for place, one in enumerate(measures)
+            if (row["trial"], one.name) in best
         }
-        words += [_ppl(by_set[name]) for name in sets]
+        words += [_ppl(by_set[one.name], one) for one in measures]
         words += [f"{row['diverged']}/{row['n']}", f"{row['trained_parameters']:,}"]
         value, spread = time or (None, None)
         if analysis.one_at_a_time:
@@ -114,7 +115,7 @@ def _table_6(analysis: Analysis, frame: pl.DataFrame) -> NamedTable:
         numbers.append(
             {
                 **{k: row[k] for k in ("line", "trial", "method", *sizes, *along)},
-                **{f"ppl_{name}": by_set[name]["ppl"] for name in sets},
+                **{f"{one.figure}_{one.name}": by_set[one.name][one.figure] for one in measures},
                 **{k: row[k] for k in ("n", "diverged", "parameters", "trained_parameters")},
                 "relative_step_time": value,
                 "relative_step_time_low": spread.low if spread else None,
@@ -122,11 +123,14 @@ def _table_6(analysis: Analysis, frame: pl.DataFrame) -> NamedTable:
             }
         )
     columns = ["series", *map(axis_title, sizes), *(f"best {axis_title(name)}" for name in along)]
-    columns += ["perplexity" if len(sets) == 1 else f"perplexity, {name}" for name in sets]
+    columns += [
+        f"perplexity a {one.unit}" + (f", {one.name}" if len(measures) > 1 else "")
+        for one in measures
+    ]
     columns += ["diverged", "parameters trained"]
     columns += ["relative step time"] if analysis.one_at_a_time else []
     caption = (
-        f"The layout of the paper's Table 6. {_words(analysis, sets)} Parameters are those that "
+        f"The layout of the paper's Table 6. {_words(analysis)} Parameters are those that "
         f"the optimizer trains: a method's gates and gains are among them. {_time_words(analysis)}"
     )
     numeric = (False, *(True for _ in columns[1:]))
@@ -160,19 +164,19 @@ def _reference(firsts: pl.DataFrame) -> str:
     return str(firsts["line"][0])
 
 
-def _words(analysis: Analysis, sets: tuple[str, ...]) -> str:
+def _words(analysis: Analysis) -> str:
     axis = analysis.layout.axis
     sizes = searched_sizes(analysis.study)
     at = f" at its best {axis_title(axis)}" if axis is not None and axis not in sizes else ""
     other = ""
-    if len(sets) > 1:
-        other = (
-            " The best is chosen on the validation set; on the other sets too a run counts at most "
-            "its initial validation loss, their own before training not being measured."
-        )
+    if len(evaluation_sets(analysis.outcomes)) > 1:
+        other = f" The best is chosen on the validation set. {SET_WORDS}"
     each = " of each size" if sizes else ""
+    with_word = any(one.unit == "word" for one in measures_of(analysis))
+    or_word = ", or a word where the header says so," if with_word else ""
     return (
-        f"Perplexity of each series{at}: exp of the mean loss in nats a token over seeds with "
+        f"Perplexity of each series{at}: exp of the mean loss in nats a token"
+        f"{or_word} over seeds with "
         f"Student's 95 % interval ({seeds_words(analysis)}), diverged runs counted at "
         f"min(final, initial) loss, and diverged/counted runs. Bold is the lowest mean{each}."
         f"{other} {divergence_words(analysis.study.divergence)}"
@@ -193,17 +197,16 @@ def _time_words(analysis: Analysis) -> str:
     )
 
 
-def _ppl(row: Mapping[str, Any] | None) -> str:
-    if row is None or row["ppl"] is None:
+def _ppl(row: Mapping[str, Any] | None, one: Measure) -> str:
+    if row is None or row[one.figure] is None:
         return "–"
-    words = number(row["ppl"], "ppl")
-    if row["ppl_low"] is None:
-        return words
-    return f"{words} ({number(row['ppl_low'], 'ppl')}–{number(row['ppl_high'], 'ppl')})"
+    words = number(row[one.figure], "ppl")
+    low, high = row[f"{one.figure}_low"], row[f"{one.figure}_high"]
+    return words if low is None else f"{words} ({number(low, 'ppl')}–{number(high, 'ppl')})"
 
 
-def _ppl_and_counts(row: Mapping[str, Any] | None) -> str:
-    words = _ppl(row)
+def _ppl_and_counts(row: Mapping[str, Any] | None, one: Measure) -> str:
+    words = _ppl(row, one)
     return words if row is None else f"{words}, {row['diverged']}/{row['n']}"
 
 

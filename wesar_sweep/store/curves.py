@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +17,8 @@ from wesar_sweep.store.rows import Curve
 
 _PROBE = "probes/"
 _AXIS = "probe_axes/"
+_SET_STEP = "set_step/"
+_SET = "set_figures/"
 _SERIES = {
     "loss": np.float32,
     "grad_norm": np.float32,
@@ -46,6 +49,10 @@ def write_curve(directory: StudyDirectory, trial: int, seed: int, curve: Curve) 
     }
     for name, probe in curve.probes.items():
         arrays[_PROBE + name] = np.asarray(probe, dtype=np.float32)
+    for name, steps in curve.set_step.items():
+        arrays[_SET_STEP + name] = np.asarray(steps, dtype=np.int64)
+    for name, figures in curve.set_figures.items():
+        arrays[_SET + name] = np.asarray(figures, dtype=np.float32)
     for name, labels in curve.probe_axes.items():
         arrays[_AXIS + name] = np.asarray(labels, dtype=np.str_)
 
@@ -68,11 +75,9 @@ def read_curve(directory: StudyDirectory, trial: int, seed: int) -> Curve:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return Curve(
                 **{name: arrays[name] for name in _SERIES},
-                probes={
-                    name.removeprefix(_PROBE): arrays[name]
-                    for name in arrays
-                    if name.startswith(_PROBE)
-                },
+                probes=_below(arrays, _PROBE),
+                set_step=_below(arrays, _SET_STEP),
+                set_figures=_below(arrays, _SET),
                 probe_axes={
                     name.removeprefix(_AXIS): tuple(str(label) for label in arrays[name])
                     for name in arrays
@@ -83,3 +88,8 @@ def read_curve(directory: StudyDirectory, trial: int, seed: int) -> Curve:
         raise store_error(error, path=path, action="read") from error
     except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise StoreError(f"cannot read {path}: it is not a whole curve file ({error})") from error
+
+
+def _below(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    """The arrays whose names begin so, by the rest of their names; none in older files."""
+    return {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}

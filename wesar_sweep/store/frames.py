@@ -24,7 +24,8 @@ from wesar_sweep.store.outcomes import read_outcomes
 from wesar_sweep.store.rows import Curve, Outcome
 
 EVALUATION_PREFIX = "eval_"
-"""Columns of further evaluation sets: ``eval_wikitext`` for the set ``wikitext``."""
+"""Columns of further evaluation sets: ``eval_wikitext`` is the loss on the set ``wikitext``, and
+``eval_wikitext.word_ppl`` a further figure; no set has a dot in its name."""
 
 KNOBS: tuple[str, ...] = tuple(
     field.name
@@ -73,7 +74,7 @@ def outcomes_schema(evaluations: Iterable[str] = ()) -> pl.Schema:
     ``steps`` is the knob (steps asked for); ``steps_trained`` is how far the run came.
 
     Args:
-        evaluations: Names of the further evaluation sets.
+        evaluations: What follows `EVALUATION_PREFIX` in the columns of further evaluation sets.
     """
     knobs = {name: _KINDS[knob_table()[name].kind] for name in KNOBS}
     further = {EVALUATION_PREFIX + name: pl.Float64 for name in evaluations}
@@ -92,7 +93,7 @@ def outcomes_frame(outcomes: Sequence[Outcome]) -> pl.DataFrame:
     Returns:
         Columns as `outcomes_schema` says.
     """
-    evaluations = sorted({name for outcome in outcomes for name in outcome.evaluations})
+    evaluations = sorted({name for outcome in outcomes for name in _evaluations(outcome)})
     schema = outcomes_schema(evaluations)
     rows = [_row(outcome, evaluations) for outcome in outcomes]
     return pl.DataFrame(rows, schema=schema, orient="row").sort("trial", "seed")
@@ -248,8 +249,17 @@ def _row(outcome: Outcome, evaluations: Sequence[str]) -> tuple[object, ...]:
         outcome.seed,
         *(outcome.hyperparameters.get(name) for name in KNOBS),
         *(after[name] for name in _AFTER),
-        *(outcome.evaluations.get(name) for name in evaluations),
+        *map(_evaluations(outcome).get, evaluations),
     )
+
+
+def _evaluations(outcome: Outcome) -> dict[str, float]:
+    """``wikitext`` -> loss, ``wikitext.word_ppl`` -> that figure."""
+    return {
+        name if figure == "loss" else f"{name}.{figure}": value
+        for name, figures in outcome.evaluations.items()
+        for figure, value in figures.items()
+    }
 
 
 def _exp(loss: float) -> float:

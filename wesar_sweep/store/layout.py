@@ -23,6 +23,11 @@ class StudyDirectory:
         return self.root / "provenance.json"
 
     @property
+    def tokenizer_file(self) -> Path:
+        """The tokenizer of its text, as Hugging Face's `tokenizers` read it."""
+        return self.root / "tokenizer.json"
+
+    @property
     def database_file(self) -> Path:
         """Optuna's SQLite storage; the Optuna dashboard opens it."""
         return self.root / "study.db"

@@ -23,7 +23,6 @@ from wesar_sweep.store.rows import Outcome
 
 _FIELDS = frozenset(field.name for field in fields(Outcome))
 _NAMES = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-_EVALUATION = "evaluations."
 
 
 def encode_outcome(outcome: Outcome) -> str:
@@ -41,7 +40,10 @@ def encode_outcome(outcome: Outcome) -> str:
 
     for name, value in row.items():
         if name == "evaluations":
-            row[name] = {key: plain(_EVALUATION + key, loss) for key, loss in value.items()}
+            row[name] = {
+                key: {figure: plain(f"{name}.{key}.{figure}", x) for figure, x in figures.items()}
+                for key, figures in value.items()
+            }
         elif name == "hyperparameters":
             row[name] = {key: plain(f"{name}.{key}", knob) for key, knob in value.items()}
         else:
@@ -61,11 +63,11 @@ def decode_outcome(line: str) -> Outcome:
     if not isinstance(row, dict):
         raise ValueError("the line is not a JSON object")
     for name, word in row.pop("nonfinite", {}).items():
-        head, _, key = name.partition(".")
-        if key:
-            row[head][key] = _NAMES[word]
-        else:
-            row[head] = _NAMES[word]
+        *heads, last = name.split(".")
+        place = row
+        for head in heads:
+            place = place[head]
+        place[last] = _NAMES[word]
     try:
         return Outcome(**{name: value for name, value in row.items() if name in _FIELDS})
     except TypeError as error:

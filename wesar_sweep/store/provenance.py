@@ -148,6 +148,30 @@ def require_same_corpus(directory: StudyDirectory, *, sha256: str) -> None:
         )
 
 
+def require_same_sets(directory: StudyDirectory, *, sha256: Mapping[str, str]) -> None:
+    """Refuse to go on with a study that is judged on other evaluation sets than it began with.
+
+    Args:
+        directory: The study's directory; a set that is not in its provenance may be any.
+        sha256: Hash of each set at hand.
+
+    Raises:
+        StoreError: One differs; names all that do.
+    """
+    known = read_provenance(directory).get("evaluation_sets", {})
+    changed = [
+        f"{name} (sha256 {now[:12]}, then {known[name]['sha256'][:12]})"
+        for name, now in sha256.items()
+        if name in known and known[name].get("sha256") not in (None, now)
+    ]
+    if changed:
+        raise StoreError(
+            f"evaluation sets have changed since the study in {directory.root} began: "
+            f"{', '.join(changed)}. Further runs would not compare: restore their text, or train "
+            "anew with --out NEW_DIRECTORY"
+        )
+
+
 def cpu_model() -> str:
     """The processor's name, as the kernel tells it."""
     try:

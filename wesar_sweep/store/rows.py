@@ -50,8 +50,9 @@ class Outcome:
     worker: str = ""
     attempt: int = 1
     """1 for a first try; a failed run is tried again up to `retries` times."""
-    evaluations: dict[str, float] = field(default_factory=dict)
-    """Further evaluation sets by name."""
+    evaluations: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Further evaluation sets: name -> figure -> value at the end. ``loss`` is in nats a token, of
+    LAMBADA a word; ``chance`` that of a uniform guess; then ``word_ppl``, ``bpb``, ``accuracy``."""
 
     @classmethod
     def untrained(cls, run: Run, *, status: Status, reason: str, worker: str) -> Outcome:
@@ -86,3 +87,8 @@ class Curve:
     `gradient_norm`, `max_attention_logit`, `residual_rms`, `max_output_logit`."""
     probe_axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Probe name -> the X labels: ``layers.0.q`` for a matrix, ``layers.0`` for a layer."""
+    set_step: dict[str, IntArray] = field(default_factory=dict)
+    """Evaluation set -> [E] number of steps done at each evaluation on it."""
+    set_figures: dict[str, FloatArray] = field(default_factory=dict)
+    """``set.figure``, such as ``lambada.accuracy`` -> [E]: those of `Outcome.evaluations`, but for
+    ``chance``."""

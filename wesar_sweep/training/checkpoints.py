@@ -34,7 +34,7 @@ from wesar_sweep.store import checkpoint_files
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.outcomes import OutcomeReader
 from wesar_sweep.store.provenance import project_version
-from wesar_sweep.training.record import RecordState, RunRecord
+from wesar_sweep.training.record import RecordState, RunRecord, SetEvaluation
 from wesar_sweep.training.stack import Stack
 from wesar_sweep.training.tensor_files import write_tensors
 
@@ -119,6 +119,7 @@ class Checkpoints:
                     "steps_done": record.steps_done,
                     "seconds": kept.seconds,
                     "evaluations": list(kept.evaluations),
+                    "sets": list(kept.sets),
                 }
             )
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1), "checksum") as pool:
@@ -224,7 +225,11 @@ class Checkpoints:
         if _checksum(checked, 0) != entry["crc32"]:
             raise ValueError(f"the bytes of trial {key[0]}, seed {key[1]} are not those written")
         evaluations = tuple((int(step), float(loss)) for step, loss in entry["evaluations"])
-        record = RecordState.of(arrays, seconds=entry["seconds"], evaluations=evaluations)
+        # Written before there were sets, it has none.
+        sets = tuple(SetEvaluation(*one) for one in entry.get("sets", ()))
+        record = RecordState.of(
+            arrays, seconds=entry["seconds"], evaluations=evaluations, sets=sets
+        )
         return SavedRun(record, {name: row[0] for name, row in rows.items()})
 
 

@@ -139,7 +139,9 @@ class LeaderStack(Stack):
     """The stack of rank 0: what changes the state is told to the other ranks first."""
 
     def __init__(self, architecture: Architecture, *, ranks: Ranks, **options: Any) -> None:
-        told = {name: value for name, value in options.items() if name != "train_S"}
+        # Each rank has its own tokens and device.
+        own = ("train_S", "device")
+        told = {name: value for name, value in options.items() if name not in own}
         ranks.tell("stack", architecture, told)
         super().__init__(architecture, ranks=ranks, **options)
         self._told = ranks
@@ -181,7 +183,7 @@ def follow(ranks: Ranks, train_S: Tensor) -> None:
 
     Args:
         ranks: This rank's place.
-        train_S: Training tokens on its device.
+        train_S: Training tokens on its device, or in host memory.
     """
     stack: Stack | None = None
     while True:
@@ -191,7 +193,9 @@ def follow(ranks: Ranks, train_S: Tensor) -> None:
         if word == "stack":
             stack = None  # Its memory is needed for the next.
             architecture, options = arguments
-            stack = Stack(architecture, train_S=train_S, ranks=ranks, **options)
+            stack = Stack(
+                architecture, train_S=train_S, device=ranks.device, ranks=ranks, **options
+            )
             continue
         assert stack is not None, word
         match word:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,15 +23,19 @@ from torch import Tensor
 from wesar_sweep.config.precision import resolved_precision
 from wesar_sweep.config.run import Architecture, Run
 from wesar_sweep.config.study import Study
-from wesar_sweep.data.corpus import Corpus
+from wesar_sweep.data.corpus import Corpus, document_end
+from wesar_sweep.data.evaluation_sets import LoadedSet
 from wesar_sweep.errors import StoreError
+from wesar_sweep.stability.divergence import Verdict
 from wesar_sweep.store.rows import Curve, FloatArray, Outcome, Status
 from wesar_sweep.training.checkpoints import Checkpoints, SavedRun
 from wesar_sweep.training.data_parallel import LeaderStack, Ranks
+from wesar_sweep.training.feed import train_tokens
 from wesar_sweep.training.kept_weights import WeightKeeper
 from wesar_sweep.training.memory import Fit
 from wesar_sweep.training.queue import RunQueue
 from wesar_sweep.training.record import RunRecord
+from wesar_sweep.training.set_judge import SetJudge
 from wesar_sweep.training.stack import MOST_STEPS, Block, Stack, StackTraits
 
 _log = logging.getLogger(__name__)
@@ -94,6 +98,7 @@ class Engine:
         methods: Every value `method` can take.
         slots: K and micro-batches for an architecture.
         worker: Name written into outcomes.
+        evaluation_sets: Further texts that runs are judged on, those of the study by their names.
         on_block: Called after every block; returning True asks to stop at once.
         checkpoints: Where unfinished runs are saved and found again; None: nowhere.
         checkpoint_every_s: Seconds between two checkpoints; one is also made before a stop.
@@ -101,6 +106,8 @@ class Engine:
         ranks: The processes that train each stack together, of which this is the first.
         refill: Whether a run may enter a stack that others have begun; off only to measure what
             refilling gains.
+        fed: Whether a GPU is fed its tokens from host memory; None: where they would take too much
+            of its own (`training.feed`).
     """
 
     def __init__(
@@ -114,11 +121,13 @@ class Engine:
         slots: Callable[[Architecture], Fit],
         worker: str,
         on_block: Callable[[Engine], bool],
+        evaluation_sets: Mapping[str, LoadedSet] | None = None,
         checkpoints: Checkpoints | None = None,
         checkpoint_every_s: float = math.inf,
         weights: WeightKeeper | None = None,
         ranks: Ranks | None = None,
         refill: bool = True,
+        fed: bool | None = None,
     ) -> None:
         self._ranks = ranks
         self._checkpoints, self._checkpoint_every_s = checkpoints, checkpoint_every_s
@@ -128,10 +137,13 @@ class Engine:
         self._precision = resolved_precision(study, on_gpu=device.type == "cuda")
         self._study, self._queue, self._corpus = study, queue, corpus
         self._device, self._slots, self._worker, self._on_block = device, slots, worker, on_block
+        self._judge_on_sets = SetJudge(evaluation_sets or {}, device=device).judge
         # A CPU has nothing to overlap.
         self._overlaps = device.type == "cuda"
-        self._traits = StackTraits.of(study, methods=methods)
-        self._train_S = torch.from_numpy(np.ascontiguousarray(corpus.train)).to(device)
+        self._traits = StackTraits.of(
+            study, methods=methods, document_end=document_end(corpus, data=study.data)
+        )
+        self._train_S = train_tokens(corpus.train, device=device, fed=fed)
         self._waiting: list[Run] = []
         self._entering: list[Run] = []
         self._suspects: set[tuple[int, int]] = set()
@@ -248,6 +260,7 @@ class Engine:
                 slots=len(self.records),
                 traits=self._traits,
                 train_S=self._train_S,
+                device=self._device,
                 precision=self._precision,
                 deterministic=self._study.training.deterministic,
                 micro_batches=micro_batches,
@@ -452,12 +465,14 @@ class Engine:
 
     def _evaluate(self, stack: Stack, window_ST: Tensor) -> None:
         """Evaluate the runs that stand at an evaluation step; end the finished and the pruned."""
-        due = [(slot, record) for slot, record in self._live() if record.evaluation_due]
-        if not due:
+        standing = [(slot, record) for slot, record in self._live() if record.evaluation_due]
+        if not standing:
             return
+        due = [(slot, record) for slot, record in standing if record.validation_due]
         losses = self._measure(stack, [slot for slot, _ in due], window_ST)
         going_on: list[tuple[int, RunRecord]] = []
         reports: list[tuple[Run, int, float]] = []
+        ended: list[tuple[int, RunRecord, float, Verdict | None]] = []
         for (slot, record), val_loss in zip(due, losses, strict=True):
             record.add_evaluation(val_loss)
             if not record.finished:
@@ -465,11 +480,18 @@ class Engine:
                 reports.append((record.run, record.steps_done, record.capped(val_loss)))
                 continue
             verdict = record.verdict_at_end()
-            curve = record.curve(stack.probe_axes())
             if verdict is None and not math.isfinite(val_loss):
-                reason = f"validation loss not finite after step {record.steps_done - 1}"
-                self._leave(slot, record, curve, "diverged", record.steps_done - 1, reason)
-            elif verdict is None:
+                step = record.steps_done - 1
+                verdict = Verdict(step, f"validation loss not finite after step {step}")
+            ended.append((slot, record, val_loss, verdict))
+        diverged = [slot for slot, _, _, verdict in ended if verdict is not None]
+        start = time.perf_counter()
+        with _machine_faults():
+            self._judge_on_sets(stack, [one for one in standing if one[0] not in diverged])
+        self.evaluation_seconds += time.perf_counter() - start
+        for slot, record, val_loss, verdict in ended:
+            curve = record.curve(stack.probe_axes())
+            if verdict is None:
                 self._keep_weights(stack, slot, record, val_loss)
                 self._leave(slot, record, curve, "completed")
             else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,7 @@ from wesar_sweep.model.decoder import EmbeddingSwitches, Taps
 from wesar_sweep.model.fused_decoder import FusedDecoder
 from wesar_sweep.model.layout import Layout
 from wesar_sweep.training.parameters import zero_rows
+from wesar_sweep.training.scoring import DeviceWindows, Score, score
 
 if TYPE_CHECKING:
     from wesar_sweep.training.stack import Block, Stack
@@ -32,7 +34,7 @@ class FusedStep:
 
     Args:
         stack: Whose parameters, moments and slot table it updates in place.
-        train_S: Training tokens on the device.
+        train_S: Training tokens on the device; unused where the stack is fed.
         precision: Of activations and matrix products.
         deterministic: Only kernels that repeat themselves bit for bit.
         capture: Replay a captured graph; else launch each kernel (the same ones).
@@ -54,11 +56,7 @@ class FusedStep:
         self._stack, self._train_S, self._capture = stack, train_S, capture
         self._sequences = share // micro_batches
         self._micro_batches = micro_batches
-        self._decoder = FusedDecoder(
-            stack.rows.layout,
-            device=stack.device,
-            dtype=stack.rows.effective_KP.dtype,
-        )
+        self._decoder = self._decoder_of(stack.architecture.context)
         if deterministic:
             # Of the kernels in use only the library's attention has sums in no fixed order.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -66,6 +64,17 @@ class FusedStep:
             # Else every buffer of a step would first be filled with NaN, by a kernel of its own.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.rebuild()
+
+    def _decoder_of(self, context: int) -> FusedDecoder:
+        """The passes for sequences of so many tokens."""
+        rows = self._stack.rows
+        shape = replace(rows.layout.architecture, context=context)
+        return FusedDecoder(
+            replace(rows.layout, architecture=shape),
+            device=self._stack.device,
+            dtype=rows.effective_KP.dtype,
+            document_end=self._stack.traits.document_end,
+        )
 
     def rebuild(self) -> None:
         """Take the stack's tensors as they are now: at the start, and after it has shrunk."""
@@ -104,6 +113,9 @@ class FusedStep:
             self._capture_graph(probe=False)
         if began is not None:
             began.record()
+        feed = self._stack.feed
+        if feed is not None:
+            feed.send(steps)
         self._cursor.zero_()
         self._lr_SK[:steps] = self._stack.table.lr_SK(steps)
         records = []
@@ -113,6 +125,8 @@ class FusedStep:
                 records.append(
                     StepRecord(self._history_S2K[offset, 0], self._history_S2K[offset, 1], probes)
                 )
+        if feed is not None:
+            feed.release()
         self._turn = 1 - self._turn
         host = self._host[self._turn]
         host.copy_(self._history_S2K, non_blocking=True)
@@ -178,6 +192,22 @@ class FusedStep:
         switches = stack.table.switches(scale=traits.scaled_embed, normalise=traits.embed_norm)
         self._decoder.loss(stack.rows.effective_KP, token_KM, token_KM, switches=switches)
 
+    def _batch(self, first: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of the present step, of sequences from this one of the share on."""
+        stack, feed = self._stack, self._stack.feed
+        if feed is not None:
+            return data_order.take(
+                feed.window_SKBT, self._cursor, feed.turn, sequences=(first, self._sequences)
+            )
+        return data_order.gather(
+            self._train_S,
+            stack.table.seed_K,
+            stack.table.step_K,
+            batch=stack.architecture.batch,
+            context=stack.architecture.context,
+            sequences=(self._first_sequence + first, self._sequences),
+        )
+
     @torch.no_grad()
     def _update(self, *, probe: bool) -> dict[str, Tensor] | None:
         """One update of every slot."""
@@ -189,14 +219,7 @@ class FusedStep:
         z_loss_K = table.z_loss_K if traits.z_loss else None
         nll_K: Tensor | None = None
         for part in range(self._micro_batches):
-            token_KM, target_KM = data_order.gather(
-                self._train_S,
-                table.seed_K,
-                table.step_K,
-                batch=a.batch,
-                context=a.context,
-                sequences=(self._first_sequence + part * self._sequences, self._sequences),
-            )
+            token_KM, target_KM = self._batch(part * self._sequences)
             part_K = self._decoder.loss_and_gradients(
                 rows.effective_KP,
                 self._gradient_KQ,
@@ -257,6 +280,24 @@ class FusedStep:
             total_K += nll_K.double() * len(window_BT)
         assert a.context == window_ST.shape[1] - 1
         return [float(x) for x in (total_K / len(window_ST)).tolist()]
+
+    @torch.no_grad()
+    def score(
+        self, effective_KP: Tensor, windows: DeviceWindows, *, switches: EmbeddingSwitches
+    ) -> list[Score]:
+        """See `Stack.score`."""
+        decoders = {self._stack.architecture.context: self._decoder}
+
+        def hidden(token_WT: Tensor, row_R: Tensor) -> tuple[Tensor, Tensor]:
+            context = token_WT.shape[1]
+            if context not in decoders:
+                decoders[context] = self._decoder_of(context)
+            # A single window flattens to a view that is repeated, not copied.
+            token_KM = token_WT.expand(len(effective_KP), -1, -1).flatten(1).contiguous()
+            return decoders[context].hidden(effective_KP, token_KM, row_R, switches=switches)
+
+        runs = len(effective_KP)
+        return score(windows, runs=runs, sequences=self._sequences, hidden=hidden)
 
 
 def _places(layout: Layout) -> optimizer.Places:

@@ -61,6 +61,8 @@ def choose_slots(
     workers: int,
     traits: StackTraits,
     precision: Precision,
+    token_dtype: torch.dtype = torch.uint8,
+    fed: bool = False,
 ) -> Fit:
     """K for a worker: what fits into its share of the free memory, and on a CPU no more than pays.
 
@@ -71,6 +73,8 @@ def choose_slots(
         workers: Workers that share this memory.
         traits: What the runs can bring.
         precision: Of activations and matrix products.
+        token_dtype: Of the training tokens.
+        fed: Whether they are fed to the device, by way of buffers there (`training.feed`).
 
     Returns:
         At least one slot.
@@ -90,7 +94,16 @@ def choose_slots(
     while True:
         try:
             one, two = (
-                _dry_run(architecture, slots, device, traits, precision, micro_batches)
+                _dry_run(
+                    architecture,
+                    slots=slots,
+                    device=device,
+                    traits=traits,
+                    precision=precision,
+                    micro_batches=micro_batches,
+                    token_dtype=token_dtype,
+                    fed=fed,
+                )
                 for slots in (1, 2)
             )
             if one <= free:
@@ -117,21 +130,29 @@ def _next_divisor(batch: int, parts: int) -> int:
 
 def _dry_run(
     architecture: Architecture,
+    *,
     slots: int,
     device: torch.device,
     traits: StackTraits,
     precision: Precision,
     micro_batches: int,
+    token_dtype: torch.dtype,
+    fed: bool,
 ) -> int:
     """Most bytes that a stack of so many runs held during a step."""
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    tokens = torch.zeros(4 * architecture.tokens_per_step + 2, dtype=torch.uint8, device=device)
+    tokens = torch.zeros(
+        4 * architecture.tokens_per_step + 2,
+        dtype=token_dtype,
+        device=torch.device("cpu") if fed else device,
+    )
     stack = Stack(
         architecture,
         slots=slots,
         traits=traits,
         train_S=tokens,
+        device=device,
         precision=precision,
         capture=False,
         micro_batches=micro_batches,

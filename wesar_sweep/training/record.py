@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,31 @@ def evaluation_steps(study: Study, steps: int) -> tuple[int, ...]:
     return tuple(sorted(chosen | {0, steps}))
 
 
+def set_steps(study: Study, steps: int) -> dict[str, frozenset[int]]:
+    """Of each evaluation set, the numbers of steps after which a run is judged on it; the end too.
+
+    Args:
+        study: Names the sets.
+        steps: Of the run.
+    """
+    found = {}
+    for name, one in study.evaluation.sets.items():
+        every = one.every or steps
+        found[name] = frozenset(
+            {*range(every, steps, every), *(n for n in one.at if n < steps), steps}
+        )
+    return found
+
+
+class SetEvaluation(NamedTuple):
+    """What a run came to on an evaluation set."""
+
+    name: str
+    step: int
+    """Steps done."""
+    figures: dict[str, float]
+
+
 @dataclass(frozen=True, slots=True)
 class RecordState:
     """What a record must be given to go on as if nothing had happened."""
@@ -37,6 +62,8 @@ class RecordState:
     """Wall time so far."""
     evaluations: tuple[tuple[int, float], ...]
     """(steps done, validation loss); the first is before the first step."""
+    sets: tuple[SetEvaluation, ...]
+    """Evaluations on further sets, in their order."""
     loss: FloatArray
     grad_norm: FloatArray
     probe_step: IntArray
@@ -55,11 +82,13 @@ class RecordState:
         *,
         seconds: float,
         evaluations: tuple[tuple[int, float], ...],
+        sets: tuple[SetEvaluation, ...],
     ) -> RecordState:
         """From what `arrays` gave."""
         return cls(
             seconds=seconds,
             evaluations=evaluations,
+            sets=sets,
             loss=arrays["loss"],
             grad_norm=arrays["grad_norm"],
             probe_step=arrays["probe_step"],
@@ -87,11 +116,14 @@ class RunRecord:
     _loss: list[FloatArray] = field(default_factory=list)
     _grad_norm: list[FloatArray] = field(default_factory=list)
     _evaluations: list[tuple[int, float]] = field(default_factory=list)
+    _sets: list[SetEvaluation] = field(default_factory=list)
     _probe_steps: list[int] = field(default_factory=list)
     _probes: dict[str, list[FloatArray]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._evaluation_steps = evaluation_steps(self.study, self.run.hyperparameters.steps)
+        self._set_steps = set_steps(self.study, self.run.hyperparameters.steps)
+        self._stops = sorted(set().union(self._evaluation_steps, *self._set_steps.values()))
         self._evaluations.append((0, self.init_loss))
         self._detector = DivergenceDetector(
             self.study.divergence,
@@ -108,6 +140,7 @@ class RunRecord:
         assert verdict is None, "a run that had ended was saved"
         record.steps_begun = record.steps_done
         record._evaluations = list(state.evaluations)
+        record._sets = list(state.sets)
         record._probe_steps = [int(step) for step in state.probe_step]
         record._probes = {name: list(values) for name, values in state.probes.items()}
         return record
@@ -119,6 +152,7 @@ class RunRecord:
         return RecordState(
             seconds=time.monotonic() - self.entered_at,
             evaluations=tuple(self._evaluations),
+            sets=tuple(self._sets),
             loss=np.concatenate([empty, *self._loss]),
             grad_norm=np.concatenate([empty, *self._grad_norm]),
             probe_step=np.array(self._probe_steps, dtype=np.int64),
@@ -141,13 +175,22 @@ class RunRecord:
 
     @property
     def steps_to_evaluation(self) -> int:
-        """Steps until the next evaluation; at least 1 while the run is not finished."""
-        return next(at for at in self._evaluation_steps if at > self.steps_begun) - self.steps_begun
+        """Steps until the next evaluation on any text; at least 1 while the run is not finished."""
+        return next(at for at in self._stops if at > self.steps_begun) - self.steps_begun
 
     @property
     def evaluation_due(self) -> bool:
-        """Whether the run stands at a step where it is evaluated."""
+        """Whether the run stands at a step where it is evaluated, on whatever text."""
+        return self.steps_begun in self._stops
+
+    @property
+    def validation_due(self) -> bool:
+        """Whether it stands at a step where its validation loss is measured."""
         return self.steps_begun in self._evaluation_steps
+
+    def set_due(self, name: str) -> bool:
+        """Whether it stands at a step where it is judged on a set; the end is one."""
+        return self.steps_begun in self._set_steps[name]
 
     def probe_due(self, offset: int) -> bool:
         """Whether the step `offset` steps ahead of those begun is probed."""
@@ -171,6 +214,10 @@ class RunRecord:
         """Keep a validation loss measured now."""
         self._evaluations.append((self.steps_done, val_loss))
 
+    def add_set(self, name: str, figures: dict[str, float]) -> None:
+        """Keep what the run came to on an evaluation set now."""
+        self._sets.append(SetEvaluation(name, self.steps_done, figures))
+
     def verdict_at_end(self) -> Verdict | None:
         """What the rule says of a run that has done all its steps."""
         return self._detector.finish()
@@ -190,6 +237,10 @@ class RunRecord:
         steps = self.steps_done if steps is None else steps
         probed = sum(step < steps for step in self._probe_steps)
         evaluations = [(step, value) for step, value in self._evaluations if step <= steps]
+        by_set: dict[str, list[SetEvaluation]] = {}
+        for one in self._sets:
+            if one.step <= steps:
+                by_set.setdefault(one.name, []).append(one)
         empty = np.zeros(0, dtype=np.float32)
         return Curve(
             loss=np.concatenate([empty, *self._loss])[:steps],
@@ -201,6 +252,16 @@ class RunRecord:
                 name: np.stack(values)[:probed] for name, values in self._probes.items() if probed
             },
             probe_axes=probe_axes if probed else {},
+            set_step={
+                name: np.array([one.step for one in own], dtype=np.int64)
+                for name, own in by_set.items()
+            },
+            set_figures={
+                f"{name}.{figure}": np.array([one.figures[figure] for one in own], np.float32)
+                for name, own in by_set.items()
+                for figure in own[0].figures
+                if figure != "chance"
+            },
         )
 
     def outcome(
@@ -238,4 +299,10 @@ class RunRecord:
             tokens=steps * self.run.architecture.tokens_per_step,
             seconds=time.monotonic() - self.entered_at,
             worker=worker,
+            # Of a run that diverged no figure stands for all of its steps.
+            evaluations={
+                one.name: one.figures
+                for one in self._sets
+                if one.step == self.steps and status == "completed"
+            },
         )

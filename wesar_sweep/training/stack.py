@@ -19,8 +19,16 @@ from wesar_sweep.config.parametrization import Form
 from wesar_sweep.config.run import Architecture, Run
 from wesar_sweep.config.study import Precision, Study
 from wesar_sweep.kernels import adamw, cross_entropy, data_order, rope
-from wesar_sweep.model.decoder import Taps, effective_weights, forward
+from wesar_sweep.model.decoder import (
+    EmbeddingSwitches,
+    Taps,
+    effective_weights,
+    forward,
+    hidden,
+)
+from wesar_sweep.training.feed import Feed
 from wesar_sweep.training.parameters import ParameterRows, forms_of, zero_rows
+from wesar_sweep.training.scoring import DeviceWindows, Score, score
 from wesar_sweep.training.slots import SlotTable
 
 if TYPE_CHECKING:
@@ -40,16 +48,27 @@ class StackTraits:
     scaled_embed: bool
     embed_norm: bool
     z_loss: bool
+    document_end: int | None = None
+    """The token past which attention does not look back; None: it does."""
 
     @classmethod
-    def of(cls, study: Study, *, methods: Sequence[str]) -> StackTraits:
-        """The traits of all runs of a study, whose `method` takes these values."""
+    def of(
+        cls, study: Study, *, methods: Sequence[str], document_end: int | None = None
+    ) -> StackTraits:
+        """The traits of all runs of a study.
+
+        Args:
+            study: The study.
+            methods: Every value that its `method` takes.
+            document_end: The token that ends a document, where attention is kept within each.
+        """
         parts = [study.method_parts(name) for name in methods]
         return cls(
             forms=forms_of([part.reparametrization for part in parts]),
             scaled_embed=any(part.scaled_embed for part in parts),
             embed_norm=any(part.embed_norm for part in parts),
             z_loss="z_loss" in study.space or study.training.z_loss > 0,
+            document_end=document_end,
         )
 
 
@@ -119,13 +138,16 @@ class Stack:
         architecture: Shape of every run.
         slots: K.
         traits: What the runs can bring.
-        train_S: Training tokens on the device, any integer type.
+        train_S: Training tokens of any integer type, on the device; in host memory beside a GPU
+            they are fed to it (`training.feed`).
+        device: Where to train; None: where the tokens are.
         precision: Of activations and matrix products; parameters are float32 always.
         deterministic: On a GPU, only kernels that repeat themselves bit for bit.
         fused: Whether to use the fused kernels; None: on a GPU.
         capture: Whether to capture the fused step; None: on a GPU.
         micro_batches: Parts of a step's sequences, one after another, of the fused step.
         ranks: The processes that train it together (`training.data_parallel`); None: this alone.
+        fed: Whether the fused step is fed; None: where the tokens are not on the device.
     """
 
     def __init__(
@@ -135,18 +157,21 @@ class Stack:
         slots: int,
         traits: StackTraits,
         train_S: Tensor,
+        device: torch.device | None = None,
         precision: Precision = "fp32",
         deterministic: bool = False,
         fused: bool | None = None,
         capture: bool | None = None,
         micro_batches: int = 1,
         ranks: Ranks | None = None,
+        fed: bool | None = None,
     ) -> None:
         self.architecture, self.traits = architecture, traits
         self.ranks = ranks
         # First sequence of this process's share of a batch, and how many.
         self.share = (0, architecture.batch) if ranks is None else ranks.share(architecture.batch)
-        self.device = train_S.device
+        elsewhere = device is not None and device.type != train_S.device.type
+        self.device = device if device is not None and elsewhere else train_S.device
         on_gpu = self.device.type == "cuda"
         if on_gpu:
             torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -161,8 +186,20 @@ class Stack:
         self.first_KP = zero_rows(slots, self.rows.layout.size, device=self.device)
         self.second_KP = zero_rows(slots, self.rows.layout.size, device=self.device)
         self._train_S = train_S
+        self.feed: Feed | None = None
         self._fused: FusedStep | None = None
-        if on_gpu if fused is None else fused:
+        fused = on_gpu if fused is None else fused
+        if fused and (elsewhere if fed is None else fed):
+            self.feed = Feed(
+                train_S,
+                slots=slots,
+                batch=architecture.batch,
+                context=architecture.context,
+                share=self.share,
+                most_steps=MOST_STEPS,
+                device=self.device,
+            )
+        if fused:
             from wesar_sweep.training.fused_step import FusedStep
 
             self._fused = FusedStep(
@@ -193,6 +230,8 @@ class Stack:
         assert all(run.architecture == self.architecture for run in runs)
         self.rows.load(slots, runs)
         self.table.load(slots, runs)
+        if self.feed is not None:
+            self.feed.load(slots, [run.seed for run in runs])
         for slot in slots:
             self.first_KP[slot] = 0
             self.second_KP[slot] = 0
@@ -237,6 +276,8 @@ class Stack:
         for name, value in self._state_tensors().items():
             value[slot].copy_(state[name])
         self.table.set_steps(slot, steps_done)
+        if self.feed is not None:
+            self.feed.set_steps(slot, steps_done)
 
     def keep(self, slots: Sequence[int]) -> None:
         """Shrink to these slots, in this order."""
@@ -246,6 +287,8 @@ class Stack:
         for name in ("first_KP", "second_KP"):
             kept = zero_rows(len(slots), self.rows.layout.size, device=self.device)
             setattr(self, name, kept.copy_(getattr(self, name)[index]))
+        if self.feed is not None:
+            self.feed.keep(slots)
         if self._fused is not None:
             self._fused.rebuild()
 
@@ -295,6 +338,7 @@ class Stack:
             rotation=self._rotation,
             switches=switches,
             taps=taps,
+            document_end=self.traits.document_end,
         )
         nll_K = cross_entropy.cross_entropy(logit_KMV, target_KBT.flatten(1))
         loss_K = nll_K
@@ -360,17 +404,10 @@ class Stack:
         Returns:
             One a slot asked for; each depends on its run alone.
         """
-        index = torch.tensor(slots, device=self.device)
-        rows = self.rows
-        effective_KP = rows.effective_KP
-        if list(slots) != list(range(self.slots)):
-            effective_KP = effective_KP[index]
-        switches = self.table.switches(
-            index, scale=self.traits.scaled_embed, normalise=self.traits.embed_norm
-        )
+        effective_KP, switches = self._runs_in(slots)
         if self._fused is not None:
             return self._fused.evaluate(effective_KP, window_ST, switches=switches)
-        weights = effective_weights(effective_KP, rows.layout, train=False)
+        weights = effective_weights(effective_KP, self.rows.layout, train=False)
         total_K = torch.zeros(len(slots), dtype=torch.float64, device=self.device)
         for window_BT in window_ST.split(self.architecture.batch):
             window_KBT = window_BT.expand(len(slots), -1, -1)
@@ -380,7 +417,49 @@ class Stack:
                 architecture=self.architecture,
                 rotation=self._rotation,
                 switches=switches,
+                document_end=self.traits.document_end,
             )
             nll_K = cross_entropy.cross_entropy(logit_KMV, window_KBT[..., 1:].flatten(1))
             total_K += nll_K.double() * len(window_BT)
         return [float(x) for x in (total_K / len(window_ST)).tolist()]
+
+    @torch.no_grad()
+    def score(self, slots: Sequence[int], windows: DeviceWindows) -> list[Score]:
+        """Log-likelihood of an evaluation set under some runs.
+
+        Args:
+            slots: Which runs.
+            windows: Of the set, at most the context long, on the stack's device.
+
+        Returns:
+            One a slot asked for; each depends on its run alone.
+        """
+        effective_KP, switches = self._runs_in(slots)
+        if self._fused is not None:
+            return self._fused.score(effective_KP, windows, switches=switches)
+        weights = effective_weights(effective_KP, self.rows.layout, train=False)
+
+        def hidden_of(token_WT: Tensor, row_R: Tensor) -> tuple[Tensor, Tensor]:
+            h_KMD = hidden(
+                weights,
+                token_WT.expand(len(slots), -1, -1),
+                architecture=self.architecture,
+                rotation=self._rotation,
+                switches=switches,
+                document_end=self.traits.document_end,
+            )
+            return h_KMD.index_select(1, row_R), weights.prediction_KVD
+
+        sequences = self.architecture.batch
+        return score(windows, runs=len(slots), sequences=sequences, hidden=hidden_of)
+
+    def _runs_in(self, slots: Sequence[int]) -> tuple[Tensor, EmbeddingSwitches]:
+        """Effective weights of some runs, and what their methods do to the embedding output."""
+        index = torch.tensor(slots, device=self.device)
+        effective_KP = self.rows.effective_KP
+        if list(slots) != list(range(self.slots)):
+            effective_KP = effective_KP[index]
+        traits = self.traits
+        return effective_KP, self.table.switches(
+            index, scale=traits.scaled_embed, normalise=traits.embed_norm
+        )

@@ -10,9 +10,11 @@ longer than the pass over memory it saves; docs/LOG.md.)
 Gradients go straight into the packed rows that the next product reads. One program owns a block of
 positions in both of its roles: as queries against the keys up to it, for dq, then as keys under the
 queries behind it, for dk and dv; so every program of a sequence has the same work, and the scores
-of the diagonal are made once. The sums have one order: no atomics. Bytes a row of D: forward reads
-6 D, writes 2 D; backward reads 10 D (again mostly from the L2 cache), writes 6 D. FLOPs a row:
-2·T·D forward, 7·T·D backward.
+of the diagonal are made once. Where queries have a first key (`kernels.attention.first_keys`),
+blocks of keys that none of a block's queries sees are passed over; first keys never fall along a
+sequence, so such blocks lie at the ends. The sums have one order: no atomics. Bytes a row of D:
+forward reads 6 D, writes 2 D; backward reads 10 D (again mostly from the L2 cache), writes 6 D.
+FLOPs a row: 2·T·D forward, 7·T·D backward.
 """
 
 from __future__ import annotations
@@ -67,6 +69,7 @@ def forward(
     heads: int,
     head_width: int,
     context: int,
+    first_KM: Tensor | None = None,
     peaks: list[Tensor] | None = None,
     reverse: bool = False,
     tiles_: Tiles | None = None,
@@ -80,6 +83,8 @@ def forward(
         heads: H.
         head_width: E, even.
         context: T.
+        first_KM: First key that each query sees, by its place in its sequence, int32 [K, B·T],
+            contiguous, never falling along a sequence; None: the sequence's first.
         peaks: Takes each run's largest logit q·k/√E of any position and head, float32 [K], where
             given.
         reverse: Begin with the last program (`tiles.last_first`).
@@ -98,11 +103,11 @@ def forward(
     programs = K * (M // context) * heads * blocks
     assert q_KMD.stride() == k_KMD.stride()
     _forward[(programs,)](
-        q_KMD, k_KMD, v_KMD, y_KMD, lse, peak,
+        q_KMD, k_KMD, v_KMD, first_KM, y_KMD, lse, peak,
         q_KMD.stride(0), q_KMD.stride(1), v_KMD.stride(0), v_KMD.stride(1),
         M, D, heads, context, blocks, _scale(head_width), last_first(programs, reverse),
         E=head_width, BLOCK=t.block, WIDTH=width, PEAK=peak is not None,
-        EVEN=context % t.block == 0 and head_width == width,
+        DOCUMENTS=first_KM is not None, EVEN=context % t.block == 0 and head_width == width,
         num_warps=t.num_warps, num_stages=t.num_stages,
     )  # fmt: skip
     if peaks is not None and peak is not None:
@@ -123,6 +128,7 @@ def backward(
     head_width: int,
     context: int,
     out: Tensor,
+    first_KM: Tensor | None = None,
     rotation: tuple[Tensor, Tensor] | None = None,
     reverse: bool = False,
     tiles_: Tiles | None = None,
@@ -140,6 +146,7 @@ def backward(
         head_width: E; a power of two from 16 on where a rotation is given.
         context: T.
         out: [K, B·T, 3·H·E], contiguous.
+        first_KM: As in `forward`.
         rotation: cos and sin of `kernels.rope.tables`, float32 [T, E/2]: gradients are then those
             before the rotation. None: of the rotated queries and keys.
         reverse: Begin with the last program (`tiles.last_first`).
@@ -153,11 +160,12 @@ def backward(
     limit = {} if t.registers is None else {"maxnreg": t.registers}
     programs = K * (M // context) * heads * blocks
     _backward[(programs,)](
-        dy_KMD, q_KMD, k_KMD, v_KMD, y_KMD, kept, out, cos, sin,
+        dy_KMD, q_KMD, k_KMD, v_KMD, first_KM, y_KMD, kept, out, cos, sin,
         q_KMD.stride(0), q_KMD.stride(1), v_KMD.stride(0), v_KMD.stride(1),
         M, D, heads, context, blocks, _scale(head_width), head_width**-0.5,
         last_first(programs, reverse),
         E=head_width, BLOCK=t.block, WIDTH=width, TURN=cos is not None,
+        DOCUMENTS=0 if first_KM is None else triton.next_power_of_2(blocks),
         TAIL=context % t.block != 0, EVEN=context % t.block == 0 and head_width == width,
         num_warps=t.num_warps, num_stages=t.num_stages, **limit,
     )  # fmt: skip
@@ -170,9 +178,10 @@ def _scale(head_width: int) -> float:
 
 @triton.jit(do_not_specialize=("flip",))
 def _forward(
-    q, k, v, y, lse, peak, qk_run, qk_row, v_run, v_row, M, D, H, T, blocks, scale, flip,
+    q, k, v, first_key, y, lse, peak,
+    qk_run, qk_row, v_run, v_row, M, D, H, T, blocks, scale, flip,
     E: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, PEAK: tl.constexpr,
-    EVEN: tl.constexpr,
+    DOCUMENTS: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     n = program(flip)
     block, head = n % blocks, (n // blocks) % H
@@ -189,7 +198,12 @@ def _forward(
     top = tl.full((BLOCK,), -float("inf"), dtype=tl.float32)
     total = tl.zeros((BLOCK,), dtype=tl.float32)
     y_QE = tl.zeros((BLOCK, WIDTH), dtype=tl.float32)
-    for begin in range(0, (block + 1) * BLOCK, BLOCK):
+    start = 0
+    if DOCUMENTS:
+        firsts = first_key + sequence.to(tl.int64) * T
+        own_first = load(firsts + row, row < T, EVEN)
+        start = tl.load(firsts + block * BLOCK) // BLOCK * BLOCK
+    for begin in range(start, (block + 1) * BLOCK, BLOCK):
         at = begin + tl.arange(0, BLOCK)
         k_in = (at < T)[:, None] & own
         k_at = k + run * qk_run + (first + at)[:, None] * qk_row + head * E + e[None, :]
@@ -199,9 +213,15 @@ def _forward(
         s = tl.dot(q_QE, tl.trans(k_KE), input_precision="ieee")
         s *= scale
         s = tl.where(at[None, :] <= row[:, None], s, -float("inf"))
+        if DOCUMENTS:
+            s = tl.where(at[None, :] >= own_first[:, None], s, -float("inf"))
         new = tl.maximum(top, tl.max(s, axis=1))
-        power = tl.exp2(s - new[:, None])
-        kept = tl.exp2(top - new)
+        base = new
+        if DOCUMENTS:
+            # A query that has seen no key yet has -inf twice: powers of 0, not NaN.
+            base = tl.where(new == -float("inf"), 0.0, new)
+        power = tl.exp2(s - base[:, None])
+        kept = tl.exp2(top - base)
         total = total * kept + tl.sum(power, axis=1)
         p = power.to(v_KE.dtype)
         y_QE = tl.dot(p, v_KE, y_QE * kept[:, None], input_precision="ieee")
@@ -240,11 +260,12 @@ def _hand_out(
 
 @triton.jit(do_not_specialize=("flip",))
 def _backward(
-    dy, q, k, v, y, lse, out, cos, sin,
+    dy, q, k, v, first_key, y, lse, out, cos, sin,
     qk_run, qk_row, v_run, v_row, M, D, H, T, blocks, scale, plain_scale, flip,
     E: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, TURN: tl.constexpr,
-    TAIL: tl.constexpr, EVEN: tl.constexpr,
+    DOCUMENTS: tl.constexpr, TAIL: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
+    """`DOCUMENTS`: room for the blocks of a sequence, where queries have a first key, or 0."""
     n = program(flip)
     block, head = n % blocks, (n // blocks) % H
     sequence = n // (blocks * H)
@@ -272,12 +293,24 @@ def _backward(
 
     # As queries, against the keys of the blocks before.
     dq_RE = tl.zeros((BLOCK, WIDTH), dtype=tl.float32)
-    for other in range(0, block):
+    start = 0
+    stop = blocks
+    if DOCUMENTS:
+        firsts = first_key + sequence.to(tl.int64) * T
+        own_first = load(firsts + row, row < T, EVEN)
+        start = tl.load(firsts + block * BLOCK) // BLOCK
+        # Blocks whose first query looks back as far as to this block: no later one does.
+        each = tl.arange(0, DOCUMENTS)
+        looks_to = tl.load(firsts + each * BLOCK, mask=each < blocks, other=2147483647)
+        stop = tl.sum((looks_to < (block + 1) * BLOCK).to(tl.int32), axis=0)
+    for other in range(start, block):
         at = other * BLOCK + lane
         k_OE = load(k_first + at[:, None] * qk_row, own, EVEN)
         v_OE = load(v_first + at[:, None] * v_row, own, EVEN)
         s = tl.dot(q_RE, tl.trans(k_OE), input_precision="ieee")
         p = tl.exp2(s * scale - sums[:, None])
+        if DOCUMENTS:
+            p = tl.where(at[None, :] >= own_first[:, None], p, 0.0)
         dp = tl.dot(dy_RE, tl.trans(v_OE), input_precision="ieee")
         ds = (p * (dp - d[:, None])).to(q_RE.dtype)
         dq_RE = tl.dot(ds, k_OE, dq_RE, input_precision="ieee")
@@ -287,6 +320,8 @@ def _backward(
     seen = lane[None, :] <= lane[:, None]
     if TAIL:
         seen = seen & (row < T)[:, None]
+    if DOCUMENTS:
+        seen = seen & (row[None, :] >= own_first[:, None])
     p = tl.where(seen, tl.exp2(s * scale - sums[:, None]), 0.0)
     dp = tl.dot(dy_RE, tl.trans(v_RE), input_precision="ieee")
     ds = (p * (dp - d[:, None])).to(q_RE.dtype)
@@ -297,7 +332,7 @@ def _backward(
     dk_RE = tl.dot(tl.trans(ds), q_RE, input_precision="ieee")
 
     # As keys, under the queries of the blocks behind.
-    for other in range(block + 1, blocks):
+    for other in range(block + 1, stop):
         at = other * BLOCK + lane
         o_in = own
         if TAIL:
@@ -311,6 +346,9 @@ def _backward(
         p = tl.exp2(s * scale - other_sums[None, :])
         if TAIL:
             p = tl.where((at < T)[None, :], p, 0.0)
+        if DOCUMENTS:
+            other_first = load(firsts + at, at < T, EVEN)
+            p = tl.where(row[:, None] >= other_first[None, :], p, 0.0)
         dv_RE = tl.dot(p.to(q_RE.dtype), dy_OE, dv_RE, input_precision="ieee")
         dp = tl.dot(v_RE, tl.trans(dy_OE), input_precision="ieee")
         ds = (p * (dp - other_d[None, :])).to(q_RE.dtype)

@@ -1,0 +1,100 @@
+"""What the data can cost: tokens fed from host memory, and attention kept within documents.
+
+    python benchmarks/gpu_data.py                 (make bench-gpu)
+
+A stack that is fed, and then one that masks documents, lies on the GPU beside one that holds its
+tokens and does not mask, each with its captured step, and they take turns, as in `gpu_modes`: one
+is compared with the mean of the plain one's before and after it. The tokens in host memory have
+been read before: a map of a file that nobody has read yet also waits for the disk. Random tokens of
+a vocabulary of V end a document after V tokens on average.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import gpu
+import torch
+from gpu_modes import free
+
+PLAIN = "resident"
+OTHERS = ("fed", "documents")
+NAMES = ("d128 N4", "130M")
+"""Our own attention and a batch that many runs share; the library's, and a run alone."""
+
+TURN_S = 0.5
+"""Of each turn: some blocks of steps, so that the feeding is hidden behind them or seen."""
+
+
+def make(case: gpu.Case, mode: str, device: torch.device) -> gpu.Trainer:
+    """A stack in a mode, one step trained."""
+    stack = gpu.make_stack(
+        case,
+        method="wesar",
+        device=device,
+        fed=mode == "fed",
+        document_end=0 if mode == "documents" else None,
+    )
+    trainer = gpu.Trainer(stack)
+    trainer.advance(3)
+    return trainer
+
+
+def measure(case: gpu.Case, *, results: gpu.Results, device: torch.device, rounds: int) -> None:
+    """The modes of one case, one after another beside the plain one."""
+    plain = make(case, PLAIN, device)
+    step_s = gpu.median(gpu.time_blocks(plain.advance, device=device, seconds=0.2))
+    steps = max(1, round(TURN_S / step_s))
+    tokens = case.slots * case.architecture.tokens_per_step
+    rows = []
+    for mode in OTHERS:
+        with results.part(f"{mode}, {case.label}"):
+            other = make(case, mode, device)
+            seconds, ratios = [gpu.timed(plain.advance, [steps], device=device)[0]], []
+            for _ in range(rounds):
+                turn = gpu.timed(other.advance, [steps], device=device)[0]
+                seconds.append(gpu.timed(plain.advance, [steps], device=device)[0])
+                ratios.append(2 * turn / (seconds[-2] + seconds[-1]))
+            loss = other.loss()
+            if not gpu.is_plausible(loss, vocabulary=case.vocabulary):
+                raise RuntimeError(f"loss {loss}, so no speed is reported")
+            results.record(case.label, **{f"{mode}_over_{PLAIN}": ratios})
+            rate = tokens / (gpu.median(seconds) * gpu.median(ratios))
+            rows.append(
+                {
+                    "case": case.label,
+                    "mode": mode,
+                    f"step time over {PLAIN}": f"{gpu.median(ratios):.3f}",
+                    "tokens/s": f"{rate / 1e6:.2f} M",
+                    "n": len(ratios),
+                }
+            )
+            del other
+        free(device)
+    if rows:
+        results.say(gpu.table(rows))
+
+
+def main() -> int:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", action="append", default=[], help="a case; repeatable")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each mode")
+    gpu.common_arguments(parser)
+    arguments = parser.parse_args()
+    results, device = gpu.begin("gpu_data", arguments)
+    cases, rounds = gpu.chosen(gpu.CASES, arguments.only or NAMES), arguments.rounds
+    if arguments.check:
+        cases, rounds = [gpu.TINY], 2
+    for case in cases:
+        with results.part(case.label):
+            measure(case, results=results, device=device, rounds=rounds)
+        free(device)
+    return results.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
