@@ -31,11 +31,6 @@ _FIRST_MASK = np.uint64((1 << _REST_AT) - 1)
 MOST_VOCABULARY = 1 << _REST_AT
 """Ids are below this."""
 
-# What so many bytes, 0 to 8, leave of a word; and the length in the byte above them.
-_MASKS = np.array([(1 << 8 * size) - 1 for size in range(9)], np.uint64)
-_TAGS = np.array([size << 56 if size <= SHORT else 0 for size in range(9)], np.uint64)
-_TAG_AT = np.uint64(56)
-
 _ODD = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))
 _FULL = 0.3
 """Share of the slots that may be taken: with so few nearly all keys are where their hash says."""
@@ -68,20 +63,18 @@ class PieceTable:
         # A word begins at each byte, and is read whole, so there are bytes behind the text.
         words_at = np.ndarray((len(text),), "<u8", text + bytes(8), 0, (1,))
         lengths = ends - begins
-        size = np.minimum(lengths, 8)
-        word = words_at.take(begins)
-        word &= _MASKS.take(size)
-        word |= _TAGS.take(size)
-        values, absent = self._short.find(word)
-        longer = np.flatnonzero(lengths > SHORT)
+        is_longer = lengths > SHORT
+        # What is found for longer ones is written over.
+        values, absent = self._short.find(_short_words(words_at, begins, lengths), skip=is_longer)
+        longer = np.flatnonzero(is_longer)
         if not longer.size:
             return values, absent
-        # What was found for longer ones, whose eighth byte was read as a length, is written over.
-        missing = [absent[lengths[absent] <= SHORT]]
+        missing = [absent]
         of_longer = lengths[longer]
         middle = longer[of_longer <= MIDDLE]
-        keys = (word[middle], _second_words(words_at, begins[middle], lengths[middle]))
-        values[middle], absent = self._middle.find(*keys)
+        values[middle], absent = self._middle.find(
+            _middle_words(words_at, begins[middle], lengths[middle])
+        )
         missing.append(middle[absent])
         long = longer[of_longer > MIDDLE]
         if long.size:
@@ -116,13 +109,11 @@ class PieceTable:
         text = b"".join(pieces)
         at = np.cumsum(lengths) - lengths
         words_at = np.ndarray((len(text),), "<u8", text + bytes(8), 0, (1,))
-        word = words_at.take(at)
-        short = np.flatnonzero(lengths <= SHORT)
-        size = lengths[short]
-        self._short.add((word[short] & _MASKS[size] | _TAGS[size],), values[short])
-        middle = np.flatnonzero((lengths > SHORT) & (lengths <= MIDDLE))
-        second = _second_words(words_at, at[middle], lengths[middle])
-        self._middle.add((word[middle], second), values[middle])
+        for table, words_of, kept in (
+            (self._short, _short_words, lengths <= SHORT),
+            (self._middle, _middle_words, (lengths > SHORT) & (lengths <= MIDDLE)),
+        ):
+            table.add(words_of(words_at, at[kept], lengths[kept]), values[kept])
         for piece in np.flatnonzero(lengths > MIDDLE).tolist():
             self._long[pieces[piece]] = int(values[piece])
 
@@ -170,13 +161,20 @@ class _WordTable:
     def __len__(self) -> int:
         return self._size
 
-    def find(self, *keys: Words) -> tuple[Words, Places]:
-        """The value of each key, [keys], 0 where there is none; and the keys that have none."""
+    def find(
+        self, keys: tuple[Words, ...], *, skip: NDArray[np.bool_] | None = None
+    ) -> tuple[Words, Places]:
+        """The value of each key, [keys], 0 where there is none; and the keys that have none.
+
+        Those to skip have any value, and are not said to have none.
+        """
         slot = self._home(keys)
-        hit = self._keys[-1].take(slot) == keys[-1]
+        hit = self._keys[-1].take(slot, mode="clip") == keys[-1]
         for mine, theirs in zip(self._keys[:-1], keys[:-1], strict=True):
-            hit &= mine.take(slot) == theirs
-        values = self._values.take(slot)
+            hit &= mine.take(slot, mode="clip") == theirs
+        values = self._values.take(slot, mode="clip")
+        if skip is not None:
+            hit |= skip
         pending = np.flatnonzero(~hit)
         absent = [pending[:0]]
         while pending.size:
@@ -233,10 +231,23 @@ class _WordTable:
             slot[pending] = (slot[pending] + 1) & (len(self._values) - 1)
 
 
-def _second_words(words_at: Words, begins: Places, lengths: Places) -> Words:
-    """Of pieces of 8 to 15 bytes: the bytes from the ninth on, and the length."""
-    # A piece of 8 bytes may be the text's last.
-    word = words_at.take(begins + 8, mode="clip")
-    word &= _MASKS.take(lengths - 8)
-    word |= lengths.astype(np.uint64) << _TAG_AT
-    return word
+def _short_words(words_at: Words, begins: Places, lengths: Places) -> tuple[Words]:
+    """Of pieces of up to 7 bytes: the bytes, moved to the top, and the length below them."""
+    size = lengths.view(np.uint64)
+    # `clip`, here and elsewhere, is the fastest mode: nothing is out of bounds.
+    word = words_at.take(begins, mode="clip")
+    # Of longer pieces, whose words are not used, this is a shift by anything.
+    word <<= np.uint64(64) - (size << np.uint64(3))
+    word |= size
+    return (word,)
+
+
+def _middle_words(words_at: Words, begins: Places, lengths: Places) -> tuple[Words, Words]:
+    """Of pieces of 8 to 15 bytes: the first eight; the others, moved to the top, and the length."""
+    size = lengths.view(np.uint64)
+    # A piece of 8 bytes may be the text's last: then the others are of any word, and shifted out,
+    # as numpy defines a shift by 64 bits.
+    second = words_at.take(begins + 8, mode="clip")
+    second <<= np.uint64(128) - (size << np.uint64(3))
+    second |= size
+    return words_at.take(begins, mode="clip"), second
