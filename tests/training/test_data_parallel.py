@@ -44,12 +44,15 @@ ON_TWO_NODES = TWO + "launcher: slurm\ndevice: cpu\nnodes: 2\ngpus_per_worker: 2
 RANK = """
 import json, os, sys, time
 from datetime import timedelta
+import numpy as np
 import torch
 torch.set_num_threads(1)
 from wesar_sweep.config.run import make_run
 from wesar_sweep.config.study import Study
+from wesar_sweep.data.evaluation_sets import WindowGroup
 from wesar_sweep.training import data_parallel
 from wesar_sweep.training.data_parallel import LeaderStack, Ranks, RanksDiffer, follow
+from wesar_sweep.training.scoring import DeviceWindows
 from wesar_sweep.training.stack import StackTraits
 
 if "--linger" in sys.argv:
@@ -90,6 +93,13 @@ stack.restore(2, rows, steps_done=end)
 window = text[:45].long().view(5, 9)
 losses = stack.evaluate([1, 2], window)
 assert losses[0] == losses[1]
+# Rank 0 alone judges on evaluation sets, too.
+whole = np.full(5, 9, dtype=np.int32), np.full(5, 8, dtype=np.int32)
+group = WindowGroup(
+    token_WT=window.int().numpy(), length_W=whole[0], scored_W=whole[1], document_W=whole[0]
+)
+scores = stack.score([1, 2], DeviceWindows.of([group], device=torch.device("cpu")))
+assert scores[0] == scores[1] and abs(scores[0].nll / 40 - losses[0]) < 1e-4, (scores, losses)
 if "--spoil" in sys.argv:
     stack.rows.parameter_KP[0, 0] += 1e-7
     try:

@@ -2,9 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from wesar_sweep.data.evaluation_sets import WindowGroup
+from wesar_sweep.training.scoring import DeviceWindows
 from wesar_sweep.training.stack import Stack, StackTraits
 
 pytestmark = pytest.mark.gpu
@@ -153,3 +156,48 @@ def test_weights_are_kept_in_more_digits_than_the_effective_ones(small_study, ru
         torch.testing.assert_close(folded_P, effective_P, rtol=2**-8, atol=0)
         assert float((folded_P.bfloat16().float() == effective_P).float().mean()) > 0.99
         assert not torch.equal(folded_P, effective_P)
+
+
+@pytest.mark.parametrize("context", [64, 768])
+def test_scores_are_evaluations(study_of, runs_of, text, gpu, context):
+    """Bf16: windows scored whole give the loss that `evaluate` gives; a run alone the same.
+
+    By this project's attention and by the library's.
+    """
+    study = study_of(
+        model={"width": 64, "depth": 2, "heads": 2, "context": context},
+        training={"steps": 300, "batch": 8, "warmup": 20, "lr": 3e-3},
+    )
+    runs = runs_of(study, {"method": "wesar"}, {"method": "he", "seed": 1}, {"method": "he"})
+    traits = StackTraits.of(study, methods=["he", "wesar"])
+    stacks = []
+    for own in (runs, runs[:1]):
+        stack = Stack(
+            runs[0].architecture, slots=len(own), traits=traits, train_S=text.to(gpu),
+            precision="bf16",
+        )  # fmt: skip
+        stack.warm_up()
+        stack.load_many(range(len(own)), own)
+        stack.train(50).read()
+        stacks.append(stack)
+    token_ST = text[: 11 * (context // 4)].unfold(0, context // 4, context // 4)
+    token_WT = torch.zeros(len(token_ST), context + 1, dtype=torch.int32)
+    token_WT[:, : context // 4] = token_ST
+    full_WT = text[: 9 * (context + 1)].int().view(9, -1)
+    groups = [
+        WindowGroup(
+            token_WT=own.numpy(), length_W=np.full(len(own), length, np.int32),
+            scored_W=np.full(len(own), length - 1, np.int32),
+            document_W=np.arange(len(own), dtype=np.int32),
+        )
+        for own, length in ((token_WT[:, : context // 4 + 1], context // 4), (full_WT, context + 1))
+    ]  # fmt: skip
+    for group in groups:
+        windows = DeviceWindows.of([group], device=gpu)
+        scores = stacks[0].score([2, 0], windows)
+        (alone,) = stacks[1].score([0], windows)
+        assert alone.nll == pytest.approx(scores[1].nll, rel=1e-2)
+        assert scores[0].nll != scores[1].nll
+    mean = [score.nll / (9 * context) for score in scores]
+    # Logits are float32 here, and rounded to bfloat16 there.
+    assert mean == pytest.approx(stacks[0].evaluate([2, 0], full_WT.long().to(gpu)), abs=2e-2)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,7 +22,7 @@ from wesar_sweep.analysis.axes import Axes, searched_knobs
 from wesar_sweep.analysis.cells import chance_loss, ranked, with_capped_loss
 from wesar_sweep.analysis.intervals import Vector, student_mean
 from wesar_sweep.analysis.sizes import SIZE_KNOBS, architecture_of, line_label
-from wesar_sweep.config.evaluation import VALIDATION
+from wesar_sweep.config.evaluation import UNITS, VALIDATION, Unit
 from wesar_sweep.config.parameter_count import model_parameters, trained_parameters
 from wesar_sweep.config.study import Study
 from wesar_sweep.store.frames import EVALUATION_PREFIX
@@ -57,10 +57,10 @@ def _of_a_set(column: str) -> bool:
     return column.startswith(EVALUATION_PREFIX)
 
 
-def set_unit(study: Study, name: str) -> Literal["token", "word"]:
+def set_unit(study: Study, name: str) -> Unit:
     """What the loss on a set is a mean over: LAMBADA's is a word, all others' a token."""
     found = study.evaluation.sets.get(name)
-    return "word" if found is not None and found.kind == "lambada" else "token"
+    return "token" if found is None else UNITS[found.kind]
 
 
 def with_words(outcomes: pl.DataFrame) -> frozenset[str]:

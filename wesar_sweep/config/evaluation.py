@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,6 +13,14 @@ from wesar_sweep.config.knobs import Count
 
 VALIDATION = "validation"
 """What the held-out text is called beside further sets; none of them has this name."""
+
+Unit = Literal["token", "word"]
+UNITS: Mapping[Literal["wikitext", "lambada", "text"], Unit] = {
+    "wikitext": "token",
+    "lambada": "word",
+    "text": "token",
+}
+"""Kind of set -> what its loss is a mean over."""
 
 PATHS = "Files, folders or globs, relative to the working directory."
 

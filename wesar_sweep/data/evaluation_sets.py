@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wesar_sweep.config.evaluation import LambadaSet, TextSet, WikitextSet
+from wesar_sweep.config.evaluation import UNITS, LambadaSet, TextSet, WikitextSet
 from wesar_sweep.data.set_texts import cut_last_word, detokenised, documents_of_set, words_of
 from wesar_sweep.data.tokenizer import Ids, Tokenizer
 from wesar_sweep.errors import ConfigError, Problem
@@ -83,7 +83,7 @@ class LoadedSet:
     @property
     def normalisation(self) -> str:
         """What the loss is divided by, in words for people."""
-        return NORMALISATION[self.kind]
+        return UNITS[self.kind]
 
     @property
     def chance(self) -> float:
@@ -158,10 +158,6 @@ class LoadedSet:
             assert len(scored) <= context, (len(scored), context)
             whole = np.concatenate([given, scored])
             yield document, whole[-(context + 1) :], len(scored)
-
-
-NORMALISATION: Mapping[SetKind, str] = {"wikitext": "token", "lambada": "word", "text": "token"}
-"""What the loss of a set is a mean over, in words."""
 
 
 def rolling_windows(

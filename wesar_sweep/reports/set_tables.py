@@ -14,6 +14,7 @@ from wesar_sweep.analysis.evaluation_sets import (
     set_unit,
     with_words,
 )
+from wesar_sweep.config.evaluation import Unit
 from wesar_sweep.reports.figure import divergence_words, seeds_words
 from wesar_sweep.reports.named_table import NamedTable
 from wesar_sweep.reports.paper_layout import paper_layout
@@ -30,7 +31,7 @@ class Measure(NamedTuple):
 
     name: str
     """The set's."""
-    unit: Literal["token", "word"]
+    unit: Unit
     """What it is a perplexity of."""
     figure: Literal["ppl", "word_ppl"]
     """Column of the frames of `wesar_sweep.analysis.evaluation_sets`."""
