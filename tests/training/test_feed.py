@@ -221,11 +221,11 @@ def test_the_next_block_spares_what_this_one_reads(mapped, device):
     fed = Fed(mapped(), device, slots=2).feed
     fed.load([0, 1], [3, 4])
     for _ in range(3):
-        before, half = fed.window_SKBT.clone(), int(fed.turn)
+        before, half = fed.window_SKBT.cpu().clone(), int(fed.turn)
         fed.send(2)
         assert int(fed.turn) == 1 - half
         for place, same in ((half, True), (1 - half, False)):
-            mine, theirs = (x.long().chunk(2)[place] for x in (before, fed.window_SKBT))
+            mine, theirs = (x.cpu().long().chunk(2)[place] for x in (before, fed.window_SKBT))
             assert torch.equal(mine, theirs) == same
 
 

@@ -84,7 +84,8 @@ class Feed:
         assert token_S.device.type == "cpu"
         self._tokens, self._batch, self._context = len(token_S), batch, context
         self._share, self._most_steps, self._device = share, most_steps, device
-        self._dtype = token_S.dtype
+        # torch can make few things of wide unsigned types, and view everything as one.
+        self._type, self._stored = token_S.dtype, data_order.signed(token_S)[0].dtype
         # Every window of the tokens; numpy copies chosen ones five times as fast as torch does.
         self._window_XT = np.lib.stride_tricks.sliding_window_view(token_S.numpy(), context + 1)
         self._seed_K = torch.zeros(slots, dtype=torch.int64)
@@ -95,9 +96,8 @@ class Feed:
     def _make_buffers(self) -> None:
         shape = (self._most_steps, len(self._seed_K), self._share[1], self._context + 1)
         # Zeros, since kernels are tried out on them.
-        self.window_SKBT = torch.zeros(
-            2 * shape[0], *shape[1:], dtype=self._dtype, device=self._device
-        )
+        window_SKBT = torch.zeros(2 * shape[0], *shape[1:], dtype=self._stored, device=self._device)
+        self.window_SKBT = window_SKBT.view(self._type)
         """What the step reads: both halves, [2·steps, K, B, T + 1]."""
         self.turn = torch.zeros(1, dtype=torch.int64, device=self._device)
         """Which half the block that runs reads, in the order of the device's own work."""
@@ -106,7 +106,8 @@ class Feed:
         self._host_2SKBT = self._halves_2SKBT
         if self._stream is not None:
             self._host_2SKBT = tuple(
-                torch.zeros(shape, dtype=self._dtype, pin_memory=True) for _ in range(2)
+                torch.zeros(shape, dtype=self._stored, pin_memory=True).view(self._type)
+                for _ in range(2)
             )
             self._copied, self._read = ([torch.cuda.Event(), torch.cuda.Event()] for _ in range(2))
             # The memory may be in use by what was begun before.
