@@ -171,7 +171,8 @@ class Stack:
         # First sequence of this process's share of a batch, and how many.
         self.share = (0, architecture.batch) if ranks is None else ranks.share(architecture.batch)
         elsewhere = device is not None and device.type != train_S.device.type
-        self.device = device if device is not None and elsewhere else train_S.device
+        # Of a tensor there: "cuda" alone does not say which.
+        self.device = torch.empty(0, device=device).device if elsewhere else train_S.device
         on_gpu = self.device.type == "cuda"
         if on_gpu:
             torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
