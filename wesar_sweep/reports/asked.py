@@ -11,7 +11,17 @@ from wesar_sweep.analysis.basin import TOLERANCE
 from wesar_sweep.analysis.choice import choice
 from wesar_sweep.analysis.lr_sensitivity import CAVEATS
 from wesar_sweep.analysis.paired import MIN_MARKED_SEEDS
-from wesar_sweep.config.data import SyntheticData, TextData
+from wesar_sweep.config.data import (
+    BpeTokenizer,
+    BytesTokenizer,
+    Data,
+    FileTokenizer,
+    HuggingFaceData,
+    StdlibData,
+    SyntheticData,
+    TextData,
+)
+from wesar_sweep.config.epochs import epochs_of_runs
 from wesar_sweep.config.evaluation import LambadaSet, TextSet, WikitextSet
 from wesar_sweep.config.space import Choices, Parameter, values
 from wesar_sweep.config.study import Study
@@ -37,8 +47,13 @@ _SETS = (
 )
 
 
-def question(study: Study) -> list[Fact]:
-    """The space, the replicates, the budget and the rules, by name with their parameters."""
+def question(study: Study, *, provenance: Mapping[str, Any] | None = None) -> list[Fact]:
+    """The space, the replicates, the budget and the rules, by name with their parameters.
+
+    Args:
+        study: The study.
+        provenance: For the size of its corpus; without it nothing is said of epochs.
+    """
     training, model, data = study.training, study.model, study.data
     searched = searched_knobs(study)
     facts: list[Fact] = [("searched", _space(study))]
@@ -75,15 +90,10 @@ def question(study: Study) -> list[Fact]:
     pruner = study.pruner
     facts.append(("pruner", f"{pruner.name}{_options(pruner.options)}" if pruner else "none"))
     facts.append(("objectives", ", ".join(study.objectives)))
-    words = {"stdlib": "Python's standard library", "text": "text files", "synthetic": "synthetic"}
-    detail, held_out = "", f"{data.held_out:.0%} held out for validation"
-    if isinstance(data, TextData):
-        detail = f" ({', '.join(data.paths)})"
-        if data.validation:
-            held_out = f"validation on {', '.join(data.validation)}"
-    if isinstance(data, SyntheticData):
-        detail = f" (Markov chain of {data.symbols} symbols)"
-    facts.append(("data", f"{words[data.source]}{detail}; {held_out}"))
+    facts.append(("data", _data(data)))
+    train_tokens = (provenance or {}).get("corpus", {}).get("train_tokens")
+    if train_tokens is not None:
+        facts.append(("epochs", _epochs(study, train_tokens=train_tokens)))
     moments = [f"every {study.evaluation.every} steps"] if study.evaluation.every else []
     moments += [f"after {step} steps" for step in study.evaluation.at]
     when = ", ".join(["at step 0", *moments, "at the end"])
@@ -130,6 +140,46 @@ def _set_words(one: WikitextSet | TextSet | LambadaSet, facts: Mapping[str, Any]
             f"{facts['sha256'][:12]}"
         )
     return "; ".join(words)
+
+
+def _data(data: Data) -> str:
+    """Where the text comes from, what is held out of it, and how it becomes tokens."""
+    held_out = f"{data.held_out:.0%} held out for validation"
+    match data:
+        case StdlibData():
+            source = "Python's standard library"
+        case TextData():
+            source = f"text files ({', '.join(data.paths)})"
+            if data.validation:
+                held_out = f"validation on {', '.join(data.validation)}"
+        case HuggingFaceData():
+            parts = [data.name, data.subset, data.split, data.revision]
+            named = ", ".join(part for part in parts if part)
+            source = f"Hugging Face data set ({named}), {data.tokens:,} tokens of it"
+        case SyntheticData():
+            return f"synthetic (Markov chain of {data.symbols} symbols); {held_out}"
+    match data.tokenizer:
+        case BytesTokenizer():
+            tokens = "bytes"
+        case BpeTokenizer(vocabulary=vocabulary):
+            tokens = f"BPE of {vocabulary:,}, trained on the training documents"
+        case FileTokenizer(path=path, vocabulary=vocabulary):
+            tokens = f"{path}, vocabulary {vocabulary:,}"
+    masked = "; attention kept within documents" if data.mask_documents else ""
+    return f"{source}; {held_out}; tokens: {tokens}{masked}"
+
+
+def _epochs(study: Study, *, train_tokens: int) -> str:
+    """How often runs see their text, and that they see it again where they do."""
+    low, high = epochs_of_runs(study, train_tokens=train_tokens)
+    each = f"{low:.2g}" if f"{low:.2g}" == f"{high:.2g}" else f"{low:.2g} to {high:.2g}"
+    words = f"A run sees its {train_tokens:,} training tokens {each} times over"
+    if high <= 1:
+        return f"{words}: none twice."
+    return (
+        f"{words}. Beyond the first the data repeat, so that runs memorise too: such losses do not "
+        "stand for training on as many fresh tokens."
+    )
 
 
 def provenance(facts: Mapping[str, Any], *, beats: Sequence[Beat] = ()) -> list[Fact]:

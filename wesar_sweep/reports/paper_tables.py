@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -13,7 +13,7 @@ from wesar_sweep.analysis.evaluation_sets import VALIDATION, evaluation_sets, se
 from wesar_sweep.analysis.intervals import Interval
 from wesar_sweep.analysis.sizes import line_label
 from wesar_sweep.analysis.step_time import relative_step_time
-from wesar_sweep.reports.figure import divergence_words, seeds_words
+from wesar_sweep.reports.figure import Section, divergence_words, seeds_words
 from wesar_sweep.reports.named_table import NamedTable
 from wesar_sweep.reports.set_tables import SET_WORDS, Measure, measures_of
 from wesar_sweep.reports.tables import Table, number
@@ -23,13 +23,15 @@ MAX_SIZES = 12
 
 
 def paper_tables(analysis: Analysis) -> list[NamedTable]:
-    """Table 5 where several sizes were trained, Table 6 where several methods were."""
+    """Table 5 of several sizes or evaluation sets, Table 6 where several methods were trained."""
     frame = analysis.best_evaluations
     if frame.is_empty():
         return []
     sizes = searched_sizes(analysis.study)
-    several = 1 < (frame.select(sizes).n_unique() if sizes else 1) <= MAX_SIZES
-    found = [_table_5(analysis, frame)] if several else []
+    count = frame.select(sizes).n_unique() if sizes else 1
+    several = 1 < count <= MAX_SIZES
+    on_sets = count == 1 and len(evaluation_sets(analysis.outcomes)) > 1
+    found = [_table_5(analysis, frame)] if several or on_sets else []
     if frame["line"].n_unique() > 1 and (several or not sizes):
         found.append(_table_6(analysis, frame))
     return found
@@ -38,7 +40,7 @@ def paper_tables(analysis: Analysis) -> list[NamedTable]:
 def _table_5(analysis: Analysis, frame: pl.DataFrame) -> NamedTable:
     """Methods down, sizes and evaluation sets across, k/n behind the figure."""
     sizes, measures = searched_sizes(analysis.study), measures_of(analysis)
-    places = frame.select(*sizes, "parameters").unique(subset=sizes).sort(sizes).rows(named=True)
+    places = frame.select(*sizes, "parameters").unique().sort(*sizes, "parameters").rows(named=True)
     rows_of = {
         (row["line"], *(row[knob] for knob in sizes), row["evaluation"]): row
         for row in frame.iter_rows(named=True)
@@ -63,9 +65,7 @@ def _table_5(analysis: Analysis, frame: pl.DataFrame) -> NamedTable:
         if known:
             strong.add((lines.index(min(known, key=lambda line: known[line])), column))
     heads = (
-        ", ".join(f"{axis_title(knob)} {place[knob]}" for knob in sizes)
-        + f" ({_short(place['parameters'])})"
-        + (f": {one.name}, a {one.unit}" if len(measures) > 1 else "")
+        _size(place, sizes) + (f": {one.name}, a {one.unit}" if len(measures) > 1 else "")
         for place, one in across
     )
     table = Table(
@@ -75,12 +75,20 @@ def _table_5(analysis: Analysis, frame: pl.DataFrame) -> NamedTable:
         over=("perplexity" if len(measures) > 1 else "perplexity a token", 1),
         strong=frozenset(strong),
     )
-    caption = (
-        f"The layout of the paper's Table 5. {_words(analysis)} In brackets behind a size: "
-        "parameters of the model."
-    )
-    title = "Perplexity at every size"
-    return NamedTable("table-5", caption, table, frame, section="size", title=title)
+    caption = f"The layout of the paper's Table 5. {_words(analysis)}"
+    title = "Perplexity on every evaluation set"
+    if sizes:
+        caption += " In brackets behind a size: parameters of the model."
+        title = "Perplexity at every size"
+    section: Section = "size" if sizes else "loss"
+    return NamedTable("table-5", caption, table, frame, section=section, title=title)
+
+
+def _size(place: Mapping[str, Any], sizes: Sequence[str]) -> str:
+    """``width 64 (120 k)``; of the one size of a study its parameters alone."""
+    parameters = _short(place["parameters"])
+    words = ", ".join(f"{axis_title(knob)} {place[knob]}" for knob in sizes)
+    return f"{words} ({parameters})" if words else f"{parameters} parameters"
 
 
 def _table_6(analysis: Analysis, frame: pl.DataFrame) -> NamedTable:
