@@ -32,9 +32,36 @@ def test_seeds_of_a_boundary_search_go_on() -> None:
 
 
 def test_validation_files_are_named_and_a_share_is_not():
-    assert said(paths=["a.txt"]).endswith("10% held out for validation")
+    assert said(paths=["a.txt"]).endswith("10% held out for validation; tokens: bytes")
     own = said(paths=["a.txt"], validation=["b.txt", "c.txt"])
-    assert own == "text files (a.txt); validation on b.txt, c.txt"
+    assert own == "text files (a.txt); validation on b.txt, c.txt; tokens: bytes"
+
+
+def test_every_source_and_tokenizer_has_words():
+    bpe = said(paths=["a.txt"], tokenizer={"kind": "bpe", "vocabulary": 8192}, mask_documents=True)
+    assert bpe.endswith(
+        "tokens: BPE of 8,192, trained on the training documents; attention kept within documents"
+    )
+    named = {"kind": "file", "path": "llama.json", "vocabulary": 32_000}
+    assert said(paths=["a.txt"], tokenizer=named).endswith("llama.json, vocabulary 32,000")
+    assert said(source="huggingface", name="a/b", subset="en", tokens=10**9).startswith(
+        "Hugging Face data set (a/b, en, train), 1,000,000,000 tokens of it; 10% held out"
+    )
+    assert said(source="stdlib").startswith("Python's standard library; ")
+    assert said(source="synthetic") == (
+        "synthetic (Markov chain of 16 symbols); 10% held out for validation"
+    )
+
+
+def test_epochs_are_told_and_that_data_repeat():
+    space = {"lr": {"choices": [1e-3]}, "steps": {"choices": [10, 1000]}}
+    study = Study(name="test", space=space, training={"batch": 2, "warmup": 0})
+    few = dict(question(study, provenance={"corpus": {"train_tokens": 64 * 101}}))["epochs"]
+    assert few.startswith("A run sees its 6,464 training tokens 0.2 to 20 times over. Beyond")
+    assert "the data repeat" in few
+    many = dict(question(study, provenance={"corpus": {"train_tokens": 10**9}}))["epochs"]
+    assert many.endswith("times over: none twice.")
+    assert "epochs" not in dict(question(study))
 
 
 def test_evaluation_sets_are_told_with_what_they_came_to():

@@ -98,3 +98,17 @@ def test_a_set_that_some_runs_were_not_judged_on_is_a_dash():
         for table in tables(Analysis(study, outcomes_frame(none)))
         if table.name.startswith("paper-")
     ]
+
+
+def test_one_size_has_a_table_5_where_it_was_judged_on_several_sets():
+    study = lr_study(evaluation={"sets": SETS})
+    rows = [
+        replace(row, evaluations=figures(2.0 + row.trial))
+        for row in invent(study, with_curves=False)[0]
+    ]
+    five = {one.name: one for one in tables(Analysis(study, outcomes_frame(rows)))}["table-5"]
+    assert [head.split(" parameters: ")[1] for head in five.table.columns[1:]] == [
+        "validation, a token", "wiki, a token", "wiki, a word", "last, a word"
+    ]  # fmt: skip
+    assert len({head.split(" ")[0] for head in five.table.columns[1:]}) == 1
+    assert five.section == "loss" and "behind a size" not in five.caption

@@ -166,7 +166,7 @@ def test_scores_are_evaluations(study_of, runs_of, text, gpu, context):
     """
     study = study_of(
         model={"width": 64, "depth": 2, "heads": 2, "context": context},
-        training={"steps": 300, "batch": 8, "warmup": 20, "lr": 3e-3},
+        training={"steps": 300, "batch": 8, "warmup": 20, "lr": 1e-3},
     )
     runs = runs_of(study, {"method": "wesar"}, {"method": "he", "seed": 1}, {"method": "he"})
     traits = StackTraits.of(study, methods=["he", "wesar"])
@@ -178,7 +178,8 @@ def test_scores_are_evaluations(study_of, runs_of, text, gpu, context):
         )  # fmt: skip
         stack.warm_up()
         stack.load_many(range(len(own)), own)
-        stack.train(50).read()
+        # Few, and gentle: roundings of bfloat16 that differ with K must not grow.
+        stack.train(5).read()
         stacks.append(stack)
     token_ST = text[: 11 * (context // 4)].unfold(0, context // 4, context // 4)
     token_WT = torch.zeros(len(token_ST), context + 1, dtype=torch.int32)
