@@ -174,7 +174,7 @@ def test_the_study_says_whether_documents_are_masked(study_of, runs_of, files):
 
 def test_documents_that_nothing_ends_cannot_be_told_apart(study_of, runs_of, files):
     study = study_of(model={"context": 40}, data={**files, "mask_documents": True})
-    corpus = replace(load_corpus(study.data, context=40), end_of_document=None)
+    corpus = replace(load_corpus(study.data, context=40), tokenizer=None)
     with pytest.raises(ConfigError, match=r"data\.mask_documents.*no token ends a document"):
         trained(study, *runs_of(study, {}), corpus)
     plain = study_of(model={"context": 40}, training={"steps": 1}, data=files)
