@@ -251,6 +251,7 @@ def _prepare(
         "validation_tokens": len(corpus.validation),
         "entropy_rate": corpus.entropy_rate,
         "bytes_per_token": corpus.bytes_per_token,
+        "prepared_as": corpus.prepared_as,
     }
     if corpus.tokenizer is not None:
         facts["corpus"]["tokenizer"] = corpus.tokenizer.description

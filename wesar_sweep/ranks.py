@@ -26,6 +26,7 @@ from wesar_sweep.config import load_study
 from wesar_sweep.config.space import longest_context
 from wesar_sweep.launchers.processes import end_with_parent
 from wesar_sweep.store.layout import StudyDirectory
+from wesar_sweep.store.provenance import prepared_as
 
 if TYPE_CHECKING:
     import torch
@@ -169,7 +170,9 @@ def _follow(
     else:
         torch.set_num_threads(1)
     study = load_study(directory.study_file)
-    corpus = load_corpus(study.data, context=longest_context(study))
+    corpus = load_corpus(
+        study.data, context=longest_context(study), prepared_as=prepared_as(directory)
+    )
     ranks = Ranks.join(rank=rank, size=size, address=address, device=device)
     follow(ranks, train_tokens(corpus.train, device=device))
     ranks.leave()

@@ -35,6 +35,7 @@ from wesar_sweep.store.locks import is_held
 from wesar_sweep.store.provenance import (
     cpu_model,
     merge_provenance,
+    prepared_as,
     require_same_corpus,
     require_same_sets,
 )
@@ -159,7 +160,9 @@ def _train(
         ) as queue,
     ):
         watch.queue = queue
-        corpus = load_corpus(study.data, context=longest_context(study))
+        corpus = load_corpus(
+            study.data, context=longest_context(study), prepared_as=prepared_as(directory)
+        )
         require_same_corpus(directory, sha256=corpus.sha256)
         sets = load_sets(
             study.evaluation.sets,

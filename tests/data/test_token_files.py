@@ -235,3 +235,18 @@ def test_text_that_changes_and_is_as_long_as_before(
     monkeypatch.setattr(prepare, "_encode", meanwhile)
     with pytest.raises(ConfigError, match="changed while it was read"):
         load(novel)
+
+
+def test_a_worker_finds_the_tokens_without_their_text(novel: Path, cache: Path) -> None:
+    first = load(novel)
+    assert first.prepared_as is not None
+    data = data_of(novel)
+    novel.unlink()
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_corpus(data, context=16)
+    again = load_corpus(data, context=16, prepared_as=first.prepared_as)
+    assert again.sha256 == first.sha256
+    # What is not in this machine's cache is made of the text after all.
+    shutil.rmtree(entries(cache)[0])
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_corpus(data, context=16, prepared_as=first.prepared_as)

@@ -24,7 +24,7 @@ from wesar_sweep.data.documents import END_OF_DOCUMENT
 from wesar_sweep.data.prepare import prepared
 from wesar_sweep.data.progress import Progress, quiet
 from wesar_sweep.data.sources import Needs, SplitText, split_text
-from wesar_sweep.data.token_files import TokenFiles, corpus_hash
+from wesar_sweep.data.token_files import TokenFiles, corpus_hash, open_tokens
 from wesar_sweep.data.tokenizer import ByteTokenizer, Ids, Tokenizer
 from wesar_sweep.errors import ConfigError, Problem
 
@@ -51,6 +51,8 @@ class Corpus:
     """None where tokens stand for no text."""
     folder: Path | None = None
     """Where its token files lie; None where it is in memory alone."""
+    prepared_as: str | None = None
+    """Key of these files in the cache: with it they are found without their sources."""
     entropy_rate: float | None = None
     """Nats a token that no model can go below in expectation; None where nobody knows."""
 
@@ -60,7 +62,9 @@ class Corpus:
         return None if self.tokenizer is None else self.tokenizer.end_of_document
 
 
-def load_corpus(data: Data, *, context: int, progress: Progress = quiet) -> Corpus:
+def load_corpus(
+    data: Data, *, context: int, progress: Progress = quiet, prepared_as: str | None = None
+) -> Corpus:
     """Read the data of a study; text other than the standard library's bytes from token files.
 
     Args:
@@ -68,6 +72,8 @@ def load_corpus(data: Data, *, context: int, progress: Progress = quiet) -> Corp
         context: Tokens a sequence; either side of the split must hold one, and the token after it
             (training: two, since the data order shifts them by up to one).
         progress: Told of long work.
+        prepared_as: `Corpus.prepared_as` of an earlier reading: where those files are in the cache
+            the sources are not looked at, which a worker's machine may not even see.
 
     Returns:
         The corpus. Equal files and settings give an equal one, token for token.
@@ -82,7 +88,10 @@ def load_corpus(data: Data, *, context: int, progress: Progress = quiet) -> Corp
     if isinstance(data, StdlibData) and isinstance(data.tokenizer, BytesTokenizer):
         # Read in a second: not worth a file.
         return _in_memory(split_text(data, needs=needs), context=context)
-    return _of_files(prepared(data, needs=needs, progress=progress), data, context=context)
+    files = None if prepared_as is None else open_tokens(prepared_as)
+    if files is None:
+        files = prepared(data, needs=needs, progress=progress)
+    return _of_files(files, data, context=context)
 
 
 def document_end(corpus: Corpus, *, data: Data) -> int | None:
@@ -160,6 +169,7 @@ def _of_files(
         description=manifest.description,
         tokenizer=restored(data.tokenizer, files.tokenizer_json),
         folder=files.folder,
+        prepared_as=manifest.key,
     )
 
 

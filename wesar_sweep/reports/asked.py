@@ -395,7 +395,7 @@ def _duration(seconds: float) -> str:
 
 
 def _corpus(corpus: Mapping[str, Any]) -> str:
-    rest = dict(corpus)
+    rest = {name: value for name, value in corpus.items() if name != "prepared_as"}
     words = [str(rest.pop("description"))] if rest.get("description") else []
     for key, what in (("train_tokens", "to train on"), ("validation_tokens", "held out")):
         if (tokens := rest.pop(key, None)) is not None:

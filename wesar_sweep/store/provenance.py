@@ -129,6 +129,12 @@ def _merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def prepared_as(directory: StudyDirectory) -> str | None:
+    """Under which key the study's text lies in the cache of prepared corpora, if it is known."""
+    found = read_provenance(directory).get("corpus", {}).get("prepared_as")
+    return None if found is None else str(found)
+
+
 def require_same_corpus(directory: StudyDirectory, *, sha256: str) -> None:
     """Refuse to go on with a study on other text than it began with.
 
