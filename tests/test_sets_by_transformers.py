@@ -12,11 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import wesar_sweep as ws
 from wesar_sweep.config import parse_study
+from wesar_sweep.data.corpus import load_corpus
 from wesar_sweep.export_model import fold_run
 
 CONTEXT, STRIDE = 24, 10
@@ -71,6 +73,16 @@ def folded(
     )  # fmt: skip
     result = ws.run(study, out=folder / "out")
     (row,) = result.outcomes.rows(named=True)
+    # Bits a byte are of the very windows that the loss is of.
+    corpus = load_corpus(study.data, context=CONTEXT)
+    last = len(corpus.validation) - CONTEXT - 1
+    first_S = np.linspace(0, last, 4).astype(np.int64)
+    target_ST = corpus.validation[first_S[:, None] + np.arange(1, CONTEXT + 1)]
+    assert corpus.tokenizer is not None
+    size = len(corpus.tokenizer.decode(target_ST.flatten()).replace("<|endoftext|>", "\n").encode())
+    assert row["val_bpb"] == pytest.approx(
+        row["val_loss"] * target_ST.size / size / math.log(2), rel=1e-6
+    )
     figures: dict[str, dict[str, float]] = {name: {} for name in sets}
     for column, value in row.items():
         if column.startswith("eval_"):

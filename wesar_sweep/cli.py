@@ -429,6 +429,11 @@ def fold(
         f"trial {kept.trial}, seed {kept.seed} of {kept.study}: {kept.method}, {kept.steps} steps, "
         f"validation loss {kept.val_loss:.4f} nats a token"
     )
+    if kept.mask_documents:
+        say(
+            "note: it was trained with mask_documents, and transformers lets attention cross the "
+            "end of a document: its figures will differ from the study's"
+        )
     print(to)
 
 
@@ -610,13 +615,21 @@ def _show_corpus(
     file: Path, overrides: list[str] | None, *, as_json: bool, beginning: bool
 ) -> None:
     from wesar_sweep import api, data_view
-    from wesar_sweep.config.space import longest_context
+    from wesar_sweep.config.space import longest_context, shortest_context
     from wesar_sweep.data.corpus import load_corpus
+    from wesar_sweep.data.evaluation_sets import load_sets
 
     study = api.load(file, overrides=overrides or ())
     with data_view.shown() as progress:
         corpus = load_corpus(study.data, context=longest_context(study), progress=progress)
+        sets = load_sets(
+            study.evaluation.sets,
+            tokenizer=corpus.tokenizer,
+            vocabulary=corpus.vocabulary,
+            context=shortest_context(study),
+        )
     facts = data_view.facts(study, corpus)
+    facts["evaluation_sets"] = {name: one.facts() for name, one in sets.items()}
     if as_json:
         print(json.dumps(facts, indent=2))
         return

@@ -105,10 +105,15 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         f"{found['uniform_bpb']:.3f} bits a byte"
     )
     low, high = found["epochs"]["least"], found["epochs"]["most"]
-    span = f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
+    span = f"{low:.2g}" if low == high else f"{low:.2g} to {high:.2g}"
     yield f"epochs       {span} in a run{': it repeats its text' if high > 1 else ''}"
     yield f"sha256       {found['sha256']}"
     yield f"prepared in  {found['folder'] or 'memory: nothing is kept on disk'}"
+    for name, one in found.get("evaluation_sets", {}).items():
+        yield (
+            f"set {name}: {one['kind']}, {one['documents']:,} documents, {one['tokens']:,} tokens "
+            f"to score, chance {one['chance']:.3f} nats a {one['normalisation']}"
+        )
 
 
 def beginning(corpus: Corpus) -> Iterator[str]:

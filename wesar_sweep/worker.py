@@ -203,6 +203,9 @@ def _train(
         checkpoints = None
         if checkpoint_min is not None:
             checkpoints = Checkpoints(directory, worker=watch.worker, precision=precision)
+        keeper = None
+        if study.keep_weights:
+            keeper = WeightKeeper(directory, mask_documents=study.data.mask_documents)
 
         Engine(
             study,
@@ -215,7 +218,7 @@ def _train(
             on_block=watch.on_block,
             evaluation_sets=sets,
             checkpoints=checkpoints,
-            weights=WeightKeeper(directory) if study.keep_weights else None,
+            weights=keeper,
             ranks=together,
             fed=fed,
             checkpoint_every_s=math.inf if checkpoint_min is None else 60 * checkpoint_min,

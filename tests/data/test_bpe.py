@@ -311,3 +311,21 @@ def test_the_words_of_a_study_make_each_kind(
         "data.tokenizer.path: mine.json cannot be read: No such file or directory\n"
         f"    hint: paths are relative to the working directory, {tmp_path}"
     )
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=TEXTS)
+def test_tokens_know_the_bytes_that_they_stand_for(text: str) -> None:
+    raw = text.encode()
+    assert TRAINED.token_bytes()[TRAINED.encode(raw)].sum() == len(raw)
+    assert ByteTokenizer().token_bytes()[np.frombuffer(raw, np.uint8)].sum() == len(raw)
+
+
+def test_spellings_of_other_tokenizers_stand_for_bytes_too() -> None:
+    vocabulary = {"</s>": 0, "<0x0A>": 1, "▁a": 2, "##b": 3, "é": 4}
+    model = {"type": "BPE", "vocab": vocabulary, "merges": []}
+    found = changed(
+        TRAINED.to_json(), model=model, decoder=None, pre_tokenizer=None, added_tokens=[]
+    )
+    tokenizer = of_json(found, end_of_document="</s>")
+    assert tokenizer.token_bytes().tolist() == [1, 1, 2, 1, 2]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wesar_sweep.data import documents
 from wesar_sweep.data.documents import DocumentKind, split_documents, stream_documents
 from wesar_sweep.data.text_files import stream_text
 from wesar_sweep.errors import ConfigError
@@ -46,6 +47,25 @@ def test_no_more_than_a_document_is_kept() -> None:
         given_out += 1
     assert given_out == 2000
     assert kept <= 11
+
+
+@pytest.mark.parametrize("kind", ["paragraph", "line"])
+def test_text_without_an_end_is_looked_at_once(
+    kind: DocumentKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = 0
+    real = documents._last_end
+
+    def counted(text: bytearray, begin: int, *, kind: DocumentKind) -> int:
+        nonlocal looked_at
+        looked_at += len(text) - begin
+        return real(text, begin, kind=kind)
+
+    monkeypatch.setattr(documents, "_last_end", counted)
+    separator = b"\n" if kind == "paragraph" else b"\r"
+    pieces = [separator.join([b"word"] * 200)] * 100
+    assert len(list(stream_documents(pieces, kind=kind))) == (1 if kind == "paragraph" else 19_901)
+    assert looked_at < 1.1 * sum(map(len, pieces))
 
 
 @settings(max_examples=100, deadline=None)

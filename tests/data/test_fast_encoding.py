@@ -19,7 +19,7 @@ from tokenizer_files import (
     reference,
 )
 
-from wesar_sweep.data import fast_encoding
+from wesar_sweep.data import fast_encoding, piece_table
 from wesar_sweep.data.bpe import LibraryTokenizer, tokenizer_of_json
 from wesar_sweep.data.cut_rules import GPT_2
 from wesar_sweep.data.fast_encoding import CutRule, PieceEncoder
@@ -98,10 +98,21 @@ def test_windows_of_any_size_give_the_same(name: str) -> None:
 
 def test_long_documents_and_a_full_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fast_encoding, "WINDOW", 1000)
-    monkeypatch.setattr(fast_encoding, "MOST_PIECES", 50)
+    monkeypatch.setattr(piece_table, "MOST_PIECES", 50)
     encoder = encoder_of("gpt-2", rule=GPT_2)
     check("gpt-2", encoder, ["".join(TRAINING), *TRAINING[:50]])
     assert len(encoder._table) < 1000
+
+
+@pytest.mark.parametrize("bound", ["MOST_IDS", "MOST_BYTES"])
+def test_long_pieces_fill_a_table_too(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    """Text with hardly a place to cut has few pieces, each of many ids."""
+    monkeypatch.setattr(fast_encoding, "WINDOW", 2000)
+    monkeypatch.setattr(piece_table, bound, 3000)
+    encoder = encoder_of("gpt-2", rule=GPT_2)
+    lines = ["語" * (100 + n) + "".join(chr(0x4E00 + n)) for n in range(60)]
+    check("gpt-2", encoder, ["\n".join(lines)])
+    assert len(encoder._table._long) < 40
 
 
 def test_pieces_without_ids_take_no_place() -> None:

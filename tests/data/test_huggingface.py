@@ -9,7 +9,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from wesar_sweep.config import parse_study, study_hash
 from wesar_sweep.config.data import HuggingFaceData, TextData
+from wesar_sweep.config.load import anchored
 from wesar_sweep.data.corpus import Corpus, load_corpus
 from wesar_sweep.errors import ConfigError
 
@@ -76,3 +78,34 @@ def test_without_the_library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"pip install 'wesar-sweep\[hf\]'"):
         load(folder)
+
+
+def test_the_names_of_files_count(folder: Path) -> None:
+    """By them the library tells splits apart."""
+    for place, file in enumerate(sorted(folder.iterdir())):
+        file.rename(file.with_name(f"train-{place}{file.suffix}"))
+    everything = load(folder, tokens=10_000_000)
+    first = sorted(folder.iterdir())[0]
+    first.rename(first.with_name(f"test-0{first.suffix}"))
+    fewer = load(folder, tokens=10_000_000)
+    assert fewer.sha256 != everything.sha256
+    assert fewer.train_documents + fewer.validation_documents == 300
+
+
+def test_a_folder_is_found_by_its_content_and_the_study_by_its_words(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    data = {"source": "huggingface", "name": folder.name, "field": "content", "tokens": 20_000}
+    study = parse_study({"space": {"lr": [1e-3]}, "data": data})
+    assert study_hash(anchored(study, Path.cwd())) == study_hash(study)
+    assert load(folder.name).folder == load(folder).folder
+
+
+def test_a_folder_that_is_not_there() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("./nowhere")
+    assert str(caught.value) == (
+        "data.name: there is no folder ./nowhere\n"
+        "    hint: a data set of the hub is called OWNER/NAME"
+    )

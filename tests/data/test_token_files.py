@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import resource
 import shutil
 import signal
@@ -171,7 +172,8 @@ def test_who_is_killed_at_work_leaves_it_to_the_next(novel: Path, cache: Path) -
     assert first.stdout is not None and first.stdout.readline() == "at work\n"
     second = child(novel)
     time.sleep(0.5)
-    litter = cache / "corpora" / f".{next((cache / 'corpora').glob('*.lock')).stem}.1.tmp"
+    name = next((cache / "corpora").glob("*.lock")).stem
+    litter = cache / "corpora" / f".{name}.{platform.node()}.1.tmp"
     litter.mkdir()
     first.send_signal(signal.SIGKILL)
     first.communicate()
@@ -250,3 +252,64 @@ def test_a_worker_finds_the_tokens_without_their_text(novel: Path, cache: Path) 
     shutil.rmtree(entries(cache)[0])
     with pytest.raises(ConfigError, match="does not exist"):
         load_corpus(data, context=16, prepared_as=first.prepared_as)
+
+
+def test_names_count_where_they_decide_what_is_read(tmp_path: Path, cache: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in "abc":
+        (folder / f"{name}.txt").write_text("\n\n".join(f"{name} {text}" for text in PARAGRAPHS))
+    everything = load(folder)
+    some = load(folder, max_bytes=10_000)
+    (folder / "c.txt").rename(folder / "ca.txt")
+    assert load(folder).sha256 == everything.sha256
+    assert len(entries(cache)) == 2
+    # Which files are read under a limit goes by their names: another entry, whatever is in it.
+    load(folder, max_bytes=10_000)
+    assert len(entries(cache)) == 3
+    (folder / "ca.txt").rename(folder / "c.txt")
+    assert load(folder, max_bytes=10_000).sha256 == some.sha256
+
+
+def test_blank_lines_count_towards_what_is_read_for_a_limit(tmp_path: Path) -> None:
+    """As they did before documents were streamed: an older study is to find its corpus again."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in "abcdefgh":
+        (folder / f"{name}.txt").write_text(("\n" * 40).join(f"{name} {t}" for t in PARAGRAPHS))
+    corpus = load(folder, max_bytes=10_000)
+    assert corpus.sha256.startswith("9f5c819087416038")
+
+
+def test_a_split_with_files_of_its_own_does_not_go_by_the_context(
+    novel: Path, tmp_path: Path, cache: Path
+) -> None:
+    (tmp_path / "held.txt").write_text("\n\n".join(f"held out: {text}" for text in PARAGRAPHS))
+    data = data_of(novel, validation=[str(tmp_path / "held.txt")])
+    for context in (16, 32):
+        load_corpus(data, context=context)
+    assert len(entries(cache)) == 1
+
+
+def test_the_description_is_of_the_study_at_hand(novel: Path, tmp_path: Path) -> None:
+    load(novel)
+    copy = tmp_path / "copy.txt"
+    shutil.copy(novel, copy)
+    assert load(copy).description == str(copy)
+
+
+def test_few_documents_leave_tokens_enough_to_judge_on(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for n in range(30):
+        text = " ".join(f"text {n} has {k} words and more of {k * n}" for k in range(40))
+        (folder / f"{n:02}.txt").write_text(text)
+    data = TextData(
+        source="text", paths=(str(folder),), held_out=0.02,
+        tokenizer={"kind": "bpe", "vocabulary": 300},  # type: ignore[arg-type]
+    )  # fmt: skip
+    corpus = load_corpus(data, context=256)
+    assert len(corpus.validation) >= 257 and len(corpus.train) >= 512
+    assert corpus.tokenizer is not None
+    read = corpus.tokenizer.token_bytes()[corpus.validation].sum()
+    assert read / len(corpus.validation) == pytest.approx(corpus.bytes_per_token)

@@ -45,7 +45,7 @@ def test_every_source_and_tokenizer_has_words():
     named = {"kind": "file", "path": "llama.json", "vocabulary": 32_000}
     assert said(paths=["a.txt"], tokenizer=named).endswith("llama.json, vocabulary 32,000")
     assert said(source="huggingface", name="a/b", subset="en", tokens=10**9).startswith(
-        "Hugging Face data set (a/b, en, train), 1,000,000,000 tokens of it; 10% held out"
+        "Hugging Face data set (a/b, en, train), up to 1,000,000,000 tokens of it; 10% held out"
     )
     assert said(source="stdlib").startswith("Python's standard library; ")
     assert said(source="synthetic") == (

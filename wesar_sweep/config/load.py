@@ -183,6 +183,8 @@ def study_hash(study: Study) -> str:
         del plain[key]
     for key in ("paths", "validation"):
         plain["data"].pop(key, None)
+    if plain["data"]["source"] == "huggingface" and _is_folder(plain["data"]["name"]):
+        del plain["data"]["name"]
     if "tokenizer" in plain["data"]:
         plain["data"]["tokenizer"].pop("path", None)
     for one in plain["evaluation"].get("sets", {}).values():
@@ -191,6 +193,12 @@ def study_hash(study: Study) -> str:
     plain["space"] = list(plain["space"].items())
     text = json.dumps(plain, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_folder(name: str) -> bool:
+    """Whether a data set's name is a place on this machine or another: the hub has none like it."""
+    path = Path(name).expanduser()
+    return path.is_absolute() or path.is_dir()
 
 
 def _document(path: Path, hint: str) -> Document:

@@ -25,11 +25,12 @@ def with_vocabulary(study: Study) -> tuple[Study, list[Finding]]:
         return study, []
     try:
         size = vocabulary_of(Path(tokenizer.path).expanduser())
-    except FileNotFoundError:
-        if tokenizer.vocabulary is not None:
-            return study, []
-        return study, [Finding((*_PLACE, "path"), f"there is no file {tokenizer.path}")]
     except (OSError, ValueError) as error:
+        if tokenizer.vocabulary is not None:
+            # Whoever needs the file itself says what is wrong with it; a report does not.
+            return study, []
+        if isinstance(error, FileNotFoundError):
+            return study, [Finding((*_PLACE, "path"), f"there is no file {tokenizer.path}")]
         why = error.strerror if isinstance(error, OSError) else error
         hint = "name a tokenizer.json that Hugging Face's tokenizers wrote"
         return study, [Finding((*_PLACE, "path"), f"this is no tokenizer: {why}", hint=hint)]

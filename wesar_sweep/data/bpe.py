@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wesar_sweep.config import data as config
 from wesar_sweep.data.cut_rules import GPT_2, find_cut_rule, find_fragile_tokens
@@ -37,6 +39,7 @@ MOST_TRAINING_BYTES = 64 << 20
 """A BPE learns little from more; who trains one takes so much, spread over the documents."""
 
 _KEY = "data.tokenizer"
+_ONE_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _TRAINING_PART = 1 << 18
 # One cut of many is made, so it must not rest on another.
 _RULE = replace(GPT_2, alone=b"")
@@ -111,6 +114,26 @@ class LibraryTokenizer:
     def decode(self, ids: Ids) -> str:
         """The text of some ids; what is no UTF-8, such as half of a character, is shown as �."""
         return self._library.decode(ids.tolist(), skip_special_tokens=False)
+
+    def token_bytes(self) -> NDArray[np.int64]:
+        """Bytes of text that each token stands for, [vocabulary]; 1 for the end of a document.
+
+        Exact for byte-level tokens, which spell a byte a character. Others are taken as they are
+        written, ``▁`` for a space, ``<0x0A>`` for a byte, without WordPiece's ``##``.
+        """
+        byte_level = "ByteLevel" in json.dumps(self._document.get("decoder"))
+        special = {token["content"] for token in self._document["added_tokens"]}
+        found = np.zeros(self._vocabulary, np.int64)
+        for token, i in self._library.get_vocab(with_added_tokens=True).items():
+            if token in special:
+                found[i] = len(token.encode())
+            elif byte_level:
+                found[i] = len(token)
+            else:
+                spelt = token.replace("▁", " ").removeprefix("##")
+                found[i] = 1 if _ONE_BYTE.fullmatch(token) else len(spelt.encode())
+        found[self.end_of_document] = 1
+        return found
 
     def to_json(self) -> str:
         """The file as it was given."""

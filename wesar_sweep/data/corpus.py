@@ -23,7 +23,7 @@ from wesar_sweep.data.bpe import restored
 from wesar_sweep.data.documents import END_OF_DOCUMENT
 from wesar_sweep.data.prepare import prepared
 from wesar_sweep.data.progress import Progress, quiet
-from wesar_sweep.data.sources import Needs, SplitText, split_text
+from wesar_sweep.data.sources import Needs, SplitText, describe, split_text
 from wesar_sweep.data.token_files import TokenFiles, corpus_hash, open_tokens
 from wesar_sweep.data.tokenizer import ByteTokenizer, Ids, Tokenizer
 from wesar_sweep.errors import ConfigError, Problem
@@ -166,7 +166,8 @@ def _of_files(
         vocabulary=data.vocabulary,
         bytes_per_token=manifest.text_bytes["validation"] / validation,
         sha256=manifest.sha256,
-        description=manifest.description,
+        # Not the manifest's: that is of whoever prepared the same text.
+        description=describe(data),
         tokenizer=restored(data.tokenizer, files.tokenizer_json),
         folder=files.folder,
         prepared_as=manifest.key,

@@ -47,23 +47,32 @@ def stream_documents(pieces: Iterable[bytes], *, kind: DocumentKind) -> Iterator
     if kind == "file":
         yield from split_documents(b"".join(pieces), kind=kind)
         return
-    rest = b""
+    rest = bytearray()
+    # Up to here nothing that ends a document was found: it is not looked at again.
+    searched = 0
     for piece in pieces:
         rest += piece
-        cut = _last_end(rest, kind=kind)
+        cut = _last_end(rest, searched, kind=kind)
         if cut:
-            yield from split_documents(rest[:cut], kind=kind)
-            rest = rest[cut:]
-    yield from split_documents(rest, kind=kind)
+            yield from split_documents(bytes(rest[:cut]), kind=kind)
+            del rest[:cut]
+        searched = max(0, len(rest.rstrip(b" \t\r\n")) - 1)
+    yield from split_documents(bytes(rest), kind=kind)
 
 
-def _last_end(text: bytes, *, kind: DocumentKind) -> int:
-    """Where the last document begins that more text may still change; 0: the first."""
+def _last_end(text: bytearray, begin: int, *, kind: DocumentKind) -> int:
+    """Where the last document begins that more text may still change; 0: the first.
+
+    Args:
+        text: What is not yet given out.
+        begin: No document ends before here.
+        kind: What a document is.
+    """
     if kind == "line":
-        return text.rfind(b"\n") + 1
+        return text.rfind(b"\n", begin) + 1
     # Blank lines may go on in the next piece, unless something else has begun after them.
     end = len(text.rstrip(b" \t\r\n"))
-    ends = [found.end() for found in _BLANK_LINES.finditer(text) if found.end() < end]
+    ends = [found.end() for found in _BLANK_LINES.finditer(text, begin) if found.end() < end]
     return ends[-1] if ends else 0
 
 

@@ -1,8 +1,8 @@
 """Evaluation sets: texts to windows of tokens, and summed log-likelihoods to figures.
 
 Everything follows EleutherAI's lm-evaluation-harness 0.4.13, so that figures compare with published
-ones: rolling windows for running text, the last word given the rest for LAMBADA. A text is begun
-with the token that ends documents, as a model has seen texts begin. Arrays are numpy's.
+ones: rolling windows for running text, the last word given the rest for LAMBADA. Running text is
+begun with the token that ends documents, as a model has seen texts begin. Arrays are numpy's.
 """
 
 from __future__ import annotations
@@ -235,7 +235,9 @@ def load_set(
         stride=stride,
         words=words,
         bytes=size,
-        sha256=_sha256(found.kind, stride, tokenizer.end_of_document, documents),
+        sha256=_sha256(
+            f"{found.kind} {stride} {tokenizer.end_of_document} {words} {size}", documents
+        ),
     )
 
 
@@ -307,8 +309,9 @@ def _group(cut: Sequence[tuple[int, Ids, int]], length: int) -> WindowGroup:
     )
 
 
-def _sha256(kind: str, stride: int | None, end: int, documents: Sequence[tuple[Ids, Ids]]) -> str:
-    digest = hashlib.sha256(f"{kind} {stride} {end}\n".encode())
+def _sha256(counted: str, documents: Sequence[tuple[Ids, Ids]]) -> str:
+    """Of the tokens, and of all that makes figures of their likelihoods."""
+    digest = hashlib.sha256(f"{counted}\n".encode())
     for given, scored in documents:
         digest.update(f"{len(given)} {len(scored)}\n".encode())
         for ids in (given, scored):

@@ -24,9 +24,6 @@ from wesar_sweep.data.tokenizer import Ids, id_type
 WINDOW = 1 << 19
 """Bytes of text worked on at once: the arrays of a window fit into a core's own cache."""
 
-MOST_PIECES = 1 << 20
-"""Distinct pieces kept; beyond, the table begins anew, so that memory stays bounded (~200 MB)."""
-
 LONGEST_KEPT = 1024
 """Bytes of the longest piece that is kept; longer ones hardly come twice."""
 
@@ -216,7 +213,7 @@ class PieceEncoder:
     def _ids(self, text: bytes, cuts: Places) -> tuple[Ids, Places]:
         """The ids of a text up to its last cut, and how many of them are before each cut."""
         begins, ends = cuts[:-1], cuts[1:]
-        if len(self._table) > MOST_PIECES:
+        if self._table.full:
             self._table = PieceTable(self._type)
         values, missing = self._table.find(text, begins, ends)
         if missing.size:

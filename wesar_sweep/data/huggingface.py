@@ -16,7 +16,7 @@ from wesar_sweep.config.data import BytesTokenizer, HuggingFaceData
 from wesar_sweep.data.documents import END_OF_DOCUMENT
 from wesar_sweep.data.progress import Progress
 from wesar_sweep.data.records import no_field, record_text
-from wesar_sweep.data.sources import Needs, SplitText, split_documents_of
+from wesar_sweep.data.sources import Needs, SplitText, describe, split_documents_of
 from wesar_sweep.data.token_files import file_facts
 from wesar_sweep.errors import ConfigError, Problem, StoreError
 from wesar_sweep.store.atomic import store_error
@@ -72,13 +72,7 @@ def spooled(data: HuggingFaceData, *, needs: Needs, folder: Path, progress: Prog
     if not done:
         message = f"{data.name} has no text in field {data.field}"
         raise ConfigError(Problem(message, path="data.field"))
-    subset = f", {data.subset}" if data.subset else ""
-    return split_documents_of(
-        spool,
-        share=data.held_out,
-        needs=needs,
-        description=f"{data.name}{subset}, {data.split}",
-    )
+    return split_documents_of(spool, share=data.held_out, needs=needs, description=describe(data))
 
 
 def clear(folder: Path) -> None:
@@ -101,6 +95,10 @@ class _Spool:
 
 def _stream(data: HuggingFaceData) -> Iterator[bytes]:
     """The texts of the data set's records, in its order."""
+    is_place = data.name.startswith((".", "/", "~")) or data.name.count("/") > 1
+    if is_place and not Path(data.name).expanduser().is_dir():
+        hint = "a data set of the hub is called OWNER/NAME"
+        raise ConfigError(Problem(f"there is no folder {data.name}", path="data.name", hint=hint))
     try:
         import datasets
         from datasets.exceptions import DatasetsError

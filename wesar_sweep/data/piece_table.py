@@ -25,6 +25,11 @@ SHORT, MIDDLE = 7, 15
 _COUNT_AT, _REST_AT = 47, 20
 _THERE = np.uint64(1 << 63)
 _COUNT_MASK = np.uint64((1 << (63 - _COUNT_AT)) - 1)
+MOST_PIECES = 1 << 20
+"""A table holds so many pieces, ids of theirs, and bytes of long ones, or a little more."""
+MOST_IDS = 1 << 23
+MOST_BYTES = 1 << 26
+
 _REST_MASK = np.uint64((1 << (_COUNT_AT - _REST_AT)) - 1)
 _FIRST_MASK = np.uint64((1 << _REST_AT) - 1)
 
@@ -42,8 +47,14 @@ class PieceTable:
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self._short, self._middle = _WordTable(1), _WordTable(2)
         self._long: dict[bytes, int] = {}
+        self._long_bytes = 0
         self._pool: Ids = np.zeros(1 << 12, dtype)
         self._pooled = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether it holds as much as it may: then a new one is to take its place."""
+        return len(self) > MOST_PIECES or self._pooled > MOST_IDS or self._long_bytes > MOST_BYTES
 
     def __len__(self) -> int:
         return len(self._short) + len(self._middle) + len(self._long)
@@ -116,6 +127,7 @@ class PieceTable:
             table.add(words_of(words_at, at[kept], lengths[kept]), values[kept])
         for piece in np.flatnonzero(lengths > MIDDLE).tolist():
             self._long[pieces[piece]] = int(values[piece])
+            self._long_bytes += len(pieces[piece])
 
     def counts(self, values: Words) -> Places:
         """How many ids each value stands for, [values]."""

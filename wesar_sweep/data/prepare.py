@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from wesar_sweep.config.data import FileTokenizer, HuggingFaceData, StdlibData, 
 from wesar_sweep.data import huggingface
 from wesar_sweep.data.bpe import MOST_TRAINING_BYTES, library_version, make_tokenizer
 from wesar_sweep.data.documents import END_OF_DOCUMENT
+from wesar_sweep.data.huggingface import BYTES_A_TOKEN
 from wesar_sweep.data.progress import Progress, quiet
 from wesar_sweep.data.sources import Needs, SplitText, changed, sample, source_files, split_text
 from wesar_sweep.data.token_files import (
@@ -27,8 +29,10 @@ from wesar_sweep.data.token_files import (
     open_tokens,
 )
 from wesar_sweep.data.tokenizer import Tokenizer, id_type
-from wesar_sweep.errors import ConfigError, Problem
+from wesar_sweep.errors import ConfigError, Problem, StoreError
 from wesar_sweep.store.provenance import project_version
+
+_log = logging.getLogger(__name__)
 
 _TELL_BYTES = 1 << 20
 
@@ -40,13 +44,18 @@ def prepared(
 
     Args:
         data: Section ``data`` of the study.
-        needs: What the split is to give, where it can.
+        needs: Tokens that the split is to give, where it can.
         progress: Told what is done.
 
     Raises:
         ConfigError: The text or the tokenizer cannot be used.
         StoreError: The cache cannot be written to, such as where the disk is full.
     """
+    if data.tokenizer.kind != "bytes":
+        # A token stands for several bytes, how many is not known yet.
+        needs = Needs(
+            train=BYTES_A_TOKEN * needs.train, validation=BYTES_A_TOKEN * needs.validation
+        )
     sources = _sources(data)
     key = _key(data, sources, needs)
     if (found := open_tokens(key)) is not None:
@@ -82,16 +91,46 @@ def _key(
     data: StdlibData | TextData | HuggingFaceData, sources: list[dict[str, Any]], needs: Needs
 ) -> str:
     """Hash of all that decides the tokens; where a file lies is no part of it."""
-    chosen = data.model_dump(exclude={"paths", "validation", "mask_documents", "tokenizer"})
+    left_out = {"paths", "validation", "mask_documents", "tokenizer"}
+    own_validation = isinstance(data, TextData) and data.validation is not None
+    if own_validation:
+        left_out.add("held_out")
+    if "path" in sources[0]:
+        left_out.add("name")
     tokenizer = data.tokenizer.model_dump(exclude={"path"})
     if isinstance(data.tokenizer, FileTokenizer):
-        tokenizer["sha256"] = file_facts([Path(data.tokenizer.path).expanduser()])[0]["sha256"]
-    content = [{k: v for k, v in one.items() if k != "path"} for one in sources]
-    # A file's name decides how it is read, and its order in the split by hand.
-    suffixes = [Path(str(one.get("path", ""))).suffixes for one in sources]
-    whole = [FORMAT, library_version(), chosen, tokenizer, content, suffixes, needs.train]
-    whole.append(needs.validation)
+        tokenizer["sha256"] = _hash_of_tokenizer(data.tokenizer)
+    whole = [
+        FORMAT,
+        data.model_dump(exclude=left_out),
+        tokenizer,
+        # Another version of the library may train and encode otherwise.
+        None if data.tokenizer.kind == "bytes" else library_version(),
+        [{k: v for k, v in one.items() if k != "path"} for one in sources],
+        # The name decides how a file is read, and under a limit whether it is.
+        [_deciding_name(one, data) for one in sources],
+        # A split made by hand depends on what either side must have.
+        None if own_validation else (needs.train, needs.validation),
+    ]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def _hash_of_tokenizer(tokenizer: FileTokenizer) -> str:
+    try:
+        return str(file_facts([Path(tokenizer.path).expanduser()])[0]["sha256"])
+    except StoreError as error:
+        hint = "restore it; a study that has begun keeps a copy, tokenizer.json, in its results"
+        raise ConfigError(Problem(str(error), path="data.tokenizer.path", hint=hint)) from error
+
+
+def _deciding_name(facts: dict[str, Any], data: StdlibData | TextData | HuggingFaceData) -> str:
+    """As much of a file's name as decides which documents are read of it."""
+    path = Path(str(facts.get("path", "")))
+    if isinstance(data, HuggingFaceData) and "path" in facts:
+        # Folders and names say which split a file is of.
+        return str(path.relative_to(Path(data.name).expanduser().resolve()))
+    limited = isinstance(data, TextData) and data.max_bytes is not None
+    return path.name if limited else "".join(path.suffixes[-2:])
 
 
 def _make(
@@ -110,7 +149,8 @@ def _make(
             budget = data.tokens
         else:
             split = split_text(data, needs=needs)
-        progress("making the tokenizer")
+        if data.tokenizer.kind == "bpe":
+            progress("training the tokenizer")
         text = sample(
             split.training(), bytes_of_all=split.text_bytes[False], limit=MOST_TRAINING_BYTES
         )
@@ -180,4 +220,7 @@ def _encode(
         if budget is not None and sum(writer.tokens.values()) >= budget:
             break
     progress("encoding text", done=total, total=total)
+    written = sum(writer.tokens.values())
+    if budget is not None and written < budget:
+        _log.warning("the data set gave %d tokens, of %d that were asked for", written, budget)
     return documents, text_bytes

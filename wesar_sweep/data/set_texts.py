@@ -43,7 +43,12 @@ def documents_of_set(found: WikitextSet | TextSet | LambadaSet, *, key: str) -> 
             continue
         match found:
             case WikitextSet():
-                documents += [page.encode() for page in articles(text.decode())]
+                pages = articles(text.decode())
+                if not any(page.lstrip().startswith("= ") for page in pages):
+                    message = f"{file} has no headings of WikiText's form, as in ` = Title = `"
+                    hint = "name the tokenised form of WikiText, or use kind: text"
+                    raise ConfigError(Problem(message, path=f"{key}.paths", hint=hint))
+                documents += [page.encode() for page in pages]
             case LambadaSet():
                 documents += split_documents(text, kind="line")
             case TextSet():

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wesar_sweep.config.data import StdlibData, TextData
+from wesar_sweep.config.data import HuggingFaceData, StdlibData, TextData
 from wesar_sweep.data.documents import (
     DocumentKind,
     DocumentTable,
@@ -68,6 +68,18 @@ class Needs:
 
     train: int
     validation: int
+
+
+def describe(data: StdlibData | TextData | HuggingFaceData) -> str:
+    """Where the text comes from, in one line for people."""
+    match data:
+        case StdlibData():
+            return f"sources of the standard library of Python {sysconfig.get_python_version()}"
+        case TextData():
+            held = f"; validation {', '.join(data.validation)}" if data.validation else ""
+            return f"{', '.join(data.paths)}{held}"
+        case HuggingFaceData():
+            return ", ".join(part for part in (data.name, data.subset, data.split) if part)
 
 
 def split_text(data: StdlibData | TextData, *, needs: Needs) -> SplitText:
@@ -198,7 +210,7 @@ def source_files(data: TextData) -> dict[str, list[Path]]:
 def _held_out(data: TextData, *, needs: Needs) -> SplitText:
     documents = _training_documents(data, source_files(data)["paths"])
     split = split_documents_of(
-        documents, share=data.held_out, needs=needs, description=", ".join(data.paths)
+        documents, share=data.held_out, needs=needs, description=describe(data)
     )
     if not sum(split.documents.values()):
         raise ConfigError(Problem("the files hold nothing but blanks", path="data.paths"))
@@ -247,7 +259,7 @@ def _own_validation(data: TextData) -> SplitText:
         read=read,
         documents={False: len(table), True: len(held)},
         text_bytes={False: int(table.bytes_D.sum()), True: int(held.bytes_D.sum())},
-        description=f"{', '.join(data.paths)}; validation {', '.join(data.validation)}",
+        description=describe(data),
     )
 
 
@@ -270,21 +282,22 @@ def _training_documents(
         if total >= most:
             break
         try:
-            found[file] = _some_of(source, file, most=most)
+            found[file], size = _some_of(source, file, most=most)
         except ConfigError as error:
             problems += error.problems
             continue
-        total += sum(map(len, found[file]))
+        total += size
     if problems:
         raise ConfigError(problems)
     documents = [document for file in files for document in found.get(file, ())]
     return cap_documents(list(keep(documents)), max_bytes=data.max_bytes)
 
 
-def _some_of(source: FileDocuments, file: Path, *, most: int) -> list[bytes]:
-    """Documents from the beginning of a file, of about `most` bytes; the last may be cut."""
+def _some_of(source: FileDocuments, file: Path, *, most: int) -> tuple[list[bytes], int]:
+    """Documents from the beginning of a file, and the bytes read: about `most`."""
     if record_reader(file) is None:
-        return split_documents(read_text(file, key=source.key, limit=most), kind=source.kind)
+        text = read_text(file, key=source.key, limit=most)
+        return split_documents(text, kind=source.kind), len(text)
     found: list[bytes] = []
     total = 0
     for document in source.of(file):
@@ -292,7 +305,7 @@ def _some_of(source: FileDocuments, file: Path, *, most: int) -> list[bytes]:
         total += len(document)
         if total >= most:
             break
-    return found
+    return found, total
 
 
 def _stdlib(data: StdlibData, *, needs: Needs) -> SplitText:
@@ -324,7 +337,7 @@ def _stdlib(data: StdlibData, *, needs: Needs) -> SplitText:
         cap_documents(documents, max_bytes=data.max_bytes),
         share=data.held_out,
         needs=needs,
-        description="sources of the standard library of Python " + sysconfig.get_python_version(),
+        description=describe(data),
     )
 
 
@@ -356,7 +369,9 @@ def sample(documents: Iterable[bytes], *, bytes_of_all: int, limit: int) -> Iter
 
 
 def _pieces_of(document: bytes, size: int = 1 << 16) -> Iterator[bytes]:
-    while document:
-        piece = cut_text(document, size)
+    begin = 0
+    while begin < len(document):
+        # One byte more, to see whether a character ends there.
+        piece = cut_text(document[begin : begin + size + 1], size)
         yield piece
-        document = document[len(piece) :]
+        begin += len(piece)

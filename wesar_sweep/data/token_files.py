@@ -15,10 +15,12 @@ hashed; an entry whose bytes do not give the manifest's hash is made anew.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import logging
 import os
+import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +43,8 @@ FORMAT = 1
 """Raised whenever what is in a file, or what decides it, changes its meaning."""
 
 CACHE_VARIABLE = "WESAR_CACHE"
+
+_ELSEWHERE = f"{CACHE_VARIABLE}=FOLDER puts prepared corpora elsewhere"
 
 SPLITS = ("train", "validation")
 
@@ -134,7 +138,7 @@ def open_tokens(key: str) -> TokenFiles | None:
         found = corpus_hash(train, validation, tokenizer=named)
         if found != manifest.sha256:
             raise ValueError("its tokens are not those that were written")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         if folder.exists():
             _log.warning("prepared corpus %s is not whole, making it anew: %s", folder, error)
         return None
@@ -175,8 +179,11 @@ def making(key: str, *, waiting: Callable[[], None]) -> Iterator[HeldLock]:
         StoreError: The folder cannot be made or written to.
     """
     path = _folder_of(key).with_suffix(".lock")
-    while (lock := try_hold(path, timeout_s=_WAIT_S)) is None:
-        waiting()
+    try:
+        while (lock := try_hold(path, timeout_s=_WAIT_S)) is None:
+            waiting()
+    except StoreError as error:
+        raise StoreError(f"{error}. {_ELSEWHERE}") from error
     with lock:
         yield lock
 
@@ -192,14 +199,16 @@ class TokenWriter:
         """Nothing is touched yet."""
         self._key, self._final = key, _folder_of(key)
         self._dtype: np.dtype[Any] = np.dtype(np.uint8)
-        self.folder = self._final.with_name(f".{self._final.name}.{os.getpid()}.tmp")
+        # Locks of some shared file systems mean nothing to other hosts.
+        self._own = f".{self._final.name}.{platform.node()}"
+        self.folder = self._final.with_name(f"{self._own}.{os.getpid()}.tmp")
         self.tokens = dict.fromkeys(SPLITS, 0)
         self._files: dict[str, BinaryIO] = {}
         self._began = time.monotonic()
 
     def __enter__(self) -> TokenWriter:
         # What killed processes left of the same entry.
-        for left in self._final.parent.glob(f".{self._final.name}.*.tmp"):
+        for left in self._final.parent.glob(f"{glob.escape(self._own)}.*.tmp"):
             shutil.rmtree(left, ignore_errors=True)
         with self._errors():
             self.folder.mkdir(parents=True)
@@ -271,7 +280,7 @@ class TokenWriter:
             (self.folder / _MANIFEST).write_text(text + "\n", encoding="utf-8")
             if self._final.exists():
                 # It was there and not right, or its maker's lock meant nothing to this host's.
-                spoilt = self._final.with_name(f".{self._final.name}.{os.getpid()}.old.tmp")
+                spoilt = self.folder.with_suffix(".old.tmp")
                 os.rename(self._final, spoilt)
                 shutil.rmtree(spoilt, ignore_errors=True)
             os.rename(self.folder, self._final)
@@ -282,10 +291,7 @@ class TokenWriter:
             yield
         except OSError as error:
             told = store_error(error, path=self.folder, action="write tokens to")
-            raise StoreError(
-                f"{told}. Nothing half-made is left there; {CACHE_VARIABLE}=FOLDER puts prepared "
-                "corpora elsewhere"
-            ) from error
+            raise StoreError(f"{told}. Nothing half-made is left there. {_ELSEWHERE}") from error
 
 
 def file_facts(files: Sequence[Path]) -> list[dict[str, Any]]:

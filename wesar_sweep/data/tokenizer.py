@@ -46,6 +46,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Ids) -> str:
         """The text of some ids; what is no UTF-8, such as half of a character, is shown as �."""
 
+    def token_bytes(self) -> NDArray[np.int64]:
+        """Bytes of text that each token stands for, [vocabulary]; 1 for the end of a document."""
+
     def to_json(self) -> str:
         """The same tokenizer as a `tokenizer.json` of Hugging Face's `tokenizers`."""
 
@@ -90,6 +93,10 @@ class ByteTokenizer:
     def decode(self, ids: Ids) -> str:
         """The text of some ids; what is no UTF-8, such as half of a character, is shown as �."""
         return np.asarray(ids, np.uint8).tobytes().decode("utf-8", errors="replace")
+
+    def token_bytes(self) -> NDArray[np.int64]:
+        """1 each."""
+        return np.ones(256, np.int64)
 
     def to_json(self) -> str:
         """A byte-level BPE without merges whose ids are the values of the bytes."""

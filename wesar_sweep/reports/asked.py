@@ -11,6 +11,7 @@ from wesar_sweep.analysis.basin import TOLERANCE
 from wesar_sweep.analysis.choice import choice
 from wesar_sweep.analysis.lr_sensitivity import CAVEATS
 from wesar_sweep.analysis.paired import MIN_MARKED_SEEDS
+from wesar_sweep.config.check_space import settings
 from wesar_sweep.config.data import (
     BpeTokenizer,
     BytesTokenizer,
@@ -97,7 +98,8 @@ def question(study: Study, *, provenance: Mapping[str, Any] | None = None) -> li
     moments = [f"every {study.evaluation.every} steps"] if study.evaluation.every else []
     moments += [f"after {step} steps" for step in study.evaluation.at]
     when = ", ".join(["at step 0", *moments, "at the end"])
-    facts.append(("evaluation", f"{study.evaluation.sequences} sequences of held-out text, {when}"))
+    held = (provenance or {}).get("corpus", {}).get("validation_tokens")
+    facts.append(("evaluation", f"{_sequences(study, held)} of held-out text, {when}"))
     spikes = study.spikes
     facts.append(("divergence", divergence_words(study.divergence)))
     facts.append(
@@ -155,7 +157,7 @@ def _data(data: Data) -> str:
         case HuggingFaceData():
             parts = [data.name, data.subset, data.split, data.revision]
             named = ", ".join(part for part in parts if part)
-            source = f"Hugging Face data set ({named}), {data.tokens:,} tokens of it"
+            source = f"Hugging Face data set ({named}), up to {data.tokens:,} tokens of it"
         case SyntheticData():
             return f"synthetic (Markov chain of {data.symbols} symbols); {held_out}"
     match data.tokenizer:
@@ -167,6 +169,18 @@ def _data(data: Data) -> str:
             tokens = f"{path}, vocabulary {vocabulary:,}"
     masked = "; attention kept within documents" if data.mask_documents else ""
     return f"{source}; {held_out}; tokens: {tokens}{masked}"
+
+
+def _sequences(study: Study, validation_tokens: int | None) -> str:
+    """How many sequences a run is judged on: no more than there are."""
+    asked = study.evaluation.sequences
+    if validation_tokens is None:
+        return f"{asked:,} sequences"
+    contexts = [int(str(setting["context"])) for setting in settings(study, "context")]
+    counts = [min(asked, (validation_tokens - c - 1) // c + 1) for c in contexts]
+    low, high = min(counts), max(counts)
+    each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"{each} sequences" + (f" (all there are, of {asked:,})" if low < asked else "")
 
 
 def _epochs(study: Study, *, train_tokens: int) -> str:

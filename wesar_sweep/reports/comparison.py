@@ -100,6 +100,17 @@ def heads(comparison: Comparison) -> list[str]:
     return [f"{letter}: {name}, {_runs(study)}" for letter, name, study in sides]
 
 
+def _other_tokens(comparison: Comparison) -> bool:
+    """Whether the two studies cut text into other tokens."""
+    tokenizers = [
+        None if data is None else data.model_dump(exclude={"path"})
+        for data in (
+            getattr(side.study.data, "tokenizer", None) for side in (comparison.a, comparison.b)
+        )
+    ]
+    return tokenizers[0] != tokenizers[1]
+
+
 def cautions(comparison: Comparison) -> list[str]:
     """What a reader must know before any number: parts missing, what was not alike."""
     found = []
@@ -115,6 +126,11 @@ def cautions(comparison: Comparison) -> list[str]:
             found.append(f"{name} has {counts.failed} runs that failed; they are in no figure.")
     if comparison.same_corpus is None:
         found.append("A corpus was not recorded, so that no run is known to be paired.")
+    elif _other_tokens(comparison):
+        found.append(
+            "Their tokens are not the same, so nats a token are not comparable, nor what is said "
+            "of them below: compare bits a byte (`val_bpb`, `eval_NAME.bpb` of `export`)."
+        )
     elif not comparison.same_corpus:
         found.append(
             "The corpora differ, and with them the held-out text: losses are of different text, "

@@ -58,6 +58,10 @@ def write_figures(
     return out
 
 
+WITH_METRIC = ("matrix", "paper")
+"""The tables that show what is asked for; the others have figures of their own."""
+
+
 def write_tables(
     analysis: Analysis, *, name: str, out: Path, format: str = "md", metric: Metric | None = None
 ) -> Path:
@@ -72,13 +76,23 @@ def write_tables(
         metric: What the matrix shows; see `named_tables.tables`.
 
     Raises:
-        ConfigError: This study has no such table, or there is no such format or metric.
+        ConfigError: This study has no such table, there is no such format or metric, or the table
+            takes none.
         StoreError: A file cannot be written.
     """
     _checked("table format", format, get_args(TableFormat))
     if metric is not None:
         _checked("metric", metric, tuple(METRICS))
     found = {table.name: table for table in tables(analysis, metric=metric)}
+    if metric is not None and name in found and name not in (*WITH_METRIC, ALL):
+        raise ConfigError(
+            Problem(
+                f"the table {name} has figures of its own, and takes no metric",
+                path="metric",
+                value=metric,
+                allowed=f"with {' and '.join(WITH_METRIC)} alone",
+            )
+        )
     if name != ALL:
         _checked("table in this study", name, tuple(found))
         write_atomically(out, _WRITTEN[format](found[name]).encode())

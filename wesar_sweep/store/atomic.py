@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -78,10 +79,15 @@ def write_folder_atomically(folder: Path, fill: Callable[[Path], None]) -> None:
     """
     # The working directory's relative name, ".", has no other name beside it.
     folder = folder.absolute()
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
+        made = tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent)
+    except OSError as error:
+        raise store_error(error, path=folder) from error
+    temporary = Path(made)
+    try:
+        # Made for its owner alone; what comes of it is to be as other folders are.
+        temporary.chmod(0o777 & ~_umask())
         fill(temporary)
         # Refuses where there is anything but an empty folder.
         os.rename(temporary, folder)
@@ -89,6 +95,12 @@ def write_folder_atomically(folder: Path, fill: Callable[[Path], None]) -> None:
         raise store_error(error, path=folder) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

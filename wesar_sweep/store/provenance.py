@@ -150,7 +150,7 @@ def require_same_corpus(directory: StudyDirectory, *, sha256: str) -> None:
         raise StoreError(
             f"the corpus has changed since the study in {directory.root} began (sha256 "
             f"{sha256[:12]}, then {known[:12]}), so further runs would not compare: restore the "
-            "text, or train anew with --out NEW_DIRECTORY"
+            "text and the tokenizer, or train anew with --out NEW_DIRECTORY"
         )
 
 

@@ -144,6 +144,8 @@ class Engine:
             study, methods=methods, document_end=document_end(corpus, data=study.data)
         )
         self._train_S = train_tokens(corpus.train, device=device, fed=fed)
+        self._bytes_per_token: dict[int, float] = {}
+        """Of the held-out windows, by context."""
         self._waiting: list[Run] = []
         self._entering: list[Run] = []
         self._suspects: set[tuple[int, int]] = set()
@@ -343,6 +345,10 @@ class Engine:
         count = min(self._study.evaluation.sequences, last // context + 1)
         first_S = np.linspace(0, last, count).astype(np.int64)
         window_ST = tokens[first_S[:, None] + np.arange(context + 1)]
+        if self._corpus.tokenizer is not None:
+            # Of what is judged itself: of a sample of a text it may differ by some percent.
+            token_bytes = self._corpus.tokenizer.token_bytes()
+            self._bytes_per_token[context] = float(token_bytes[window_ST[:, 1:]].mean())
         return torch.from_numpy(window_ST.astype(np.int64)).to(self._device)
 
     def _enter(self, stack: Stack, window_ST: Tensor) -> None:
@@ -525,7 +531,9 @@ class Engine:
             status,
             curve=curve,
             worker=self._worker,
-            bytes_per_token=self._corpus.bytes_per_token,
+            bytes_per_token=self._bytes_per_token.get(
+                record.run.architecture.context, self._corpus.bytes_per_token
+            ),
             diverged_at=diverged_at,
             reason=reason,
         )

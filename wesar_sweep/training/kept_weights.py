@@ -47,6 +47,8 @@ class KeptRun:
     val_loss: float
     """Validation loss with them, nats a token."""
     architecture: Architecture
+    mask_documents: bool
+    """Whether it attended only within documents: what else computes with the weights should too."""
 
     @property
     def embed_scale(self) -> float:
@@ -59,10 +61,11 @@ class WeightKeeper:
 
     Args:
         directory: The study's directory.
+        mask_documents: As the study's data say.
     """
 
-    def __init__(self, directory: StudyDirectory) -> None:
-        self._directory = directory
+    def __init__(self, directory: StudyDirectory, *, mask_documents: bool = False) -> None:
+        self._directory, self._mask_documents = directory, mask_documents
 
     def keep(self, stack: Stack, slot: int, run: Run, *, val_loss: float) -> Path:
         """Write the weights of a run that has done all its steps.
@@ -85,6 +88,7 @@ class WeightKeeper:
             steps=run.hyperparameters.steps,
             val_loss=val_loss,
             architecture=run.architecture,
+            mask_documents=self._mask_documents,
         )
         path = self._directory.weights_file(run.trial, run.seed)
         # What an earlier try left half written is as large as this.
@@ -130,7 +134,8 @@ def _decode(text: str) -> KeptRun:
     plain: Mapping[str, object] = json.loads(text)
     if plain["format"] != _FORMAT:
         raise ValueError(f"format {plain['format']}, and this version reads {_FORMAT}")
-    fields = {name: plain[name] for name in KeptRun.__dataclass_fields__}
+    fields = {name: plain[name] for name in KeptRun.__dataclass_fields__ if name in plain}
+    fields.setdefault("mask_documents", False)
     fields["parts"] = Method.model_validate(fields["parts"])
     fields["architecture"] = Architecture(**fields["architecture"])  # type: ignore[arg-type]
     return KeptRun(**fields)  # type: ignore[arg-type]
