@@ -283,6 +283,31 @@ def timed(
 # Ceilings.
 
 
+def in_turns(
+    run: Callable[[int], object],
+    base: Callable[[int], object],
+    *,
+    steps: int,
+    rounds: int,
+    device: torch.device,
+) -> tuple[list[float], list[float]]:
+    """Time of some steps over the mean of another's before and after them, and the other's times.
+
+    Args:
+        run: Does a number of steps.
+        base: The same, of what it is compared with.
+        steps: Of each turn.
+        rounds: Turns of `run`.
+        device: Where they run.
+    """
+    seconds, ratios = [timed(base, [steps], device=device)[0]], []
+    for _ in range(rounds):
+        turn = timed(run, [steps], device=device)[0]
+        seconds.append(timed(base, [steps], device=device)[0])
+        ratios.append(2 * turn / (seconds[-2] + seconds[-1]))
+    return ratios, seconds
+
+
 def copy_rates(device: torch.device, *, repeats: int = 10) -> list[float]:
     """Bytes a second, read and written, of a copy on the device that no cache holds."""
     size = 2**32 if device.type == "cuda" else 2**26

@@ -51,11 +51,9 @@ def measure(case: gpu.Case, *, results: gpu.Results, device: torch.device, round
     for mode in OTHERS:
         with results.part(f"{mode}, {case.label}"):
             other = make(case, mode, device)
-            seconds, ratios = [gpu.timed(plain.advance, [steps], device=device)[0]], []
-            for _ in range(rounds):
-                turn = gpu.timed(other.advance, [steps], device=device)[0]
-                seconds.append(gpu.timed(plain.advance, [steps], device=device)[0])
-                ratios.append(2 * turn / (seconds[-2] + seconds[-1]))
+            ratios, seconds = gpu.in_turns(
+                other.advance, plain.advance, steps=steps, rounds=rounds, device=device
+            )
             loss = other.loss()
             if not gpu.is_plausible(loss, vocabulary=case.vocabulary):
                 raise RuntimeError(f"loss {loss}, so no speed is reported")

@@ -69,12 +69,9 @@ def measure(case: gpu.Case, *, results: gpu.Results, device: torch.device, round
             if mode == DETERMINISTIC:
                 say_whether_it_repeats(case, mode, results, device)
             other = make(case, mode, device)
-            before = gpu.timed(base.advance, [steps], device=device)[0]
-            ratios, seconds = [], [before]
-            for _ in range(rounds):
-                turn = gpu.timed(other.advance, [steps], device=device)[0]
-                seconds.append(gpu.timed(base.advance, [steps], device=device)[0])
-                ratios.append(2 * turn / (seconds[-2] + seconds[-1]))
+            ratios, seconds = gpu.in_turns(
+                other.advance, base.advance, steps=steps, rounds=rounds, device=device
+            )
             loss = other.loss()
             if not gpu.is_plausible(loss, vocabulary=case.vocabulary):
                 raise RuntimeError(f"loss {loss}, so no speed is reported")

@@ -615,19 +615,14 @@ def _show_corpus(
     file: Path, overrides: list[str] | None, *, as_json: bool, beginning: bool
 ) -> None:
     from wesar_sweep import api, data_view
-    from wesar_sweep.config.space import longest_context, shortest_context
+    from wesar_sweep.config.space import longest_context
     from wesar_sweep.data.corpus import load_corpus
-    from wesar_sweep.data.evaluation_sets import load_sets
+    from wesar_sweep.data.evaluation_sets import sets_of
 
     study = api.load(file, overrides=overrides or ())
     with data_view.shown() as progress:
         corpus = load_corpus(study.data, context=longest_context(study), progress=progress)
-        sets = load_sets(
-            study.evaluation.sets,
-            tokenizer=corpus.tokenizer,
-            vocabulary=corpus.vocabulary,
-            context=shortest_context(study),
-        )
+        sets = sets_of(study, corpus=corpus)
     facts = data_view.facts(study, corpus)
     facts["evaluation_sets"] = {name: one.facts() for name, one in sets.items()}
     if as_json:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from wesar_sweep.config import anchored, dump_study, load_study, resolved_precision, study_hash
-from wesar_sweep.config.space import longest_context, possible_values, shortest_context
+from wesar_sweep.config.space import longest_context, possible_values
 from wesar_sweep.config.storage_url import STORAGE_VARIABLE
 from wesar_sweep.config.study import Study
 from wesar_sweep.config.sweep import Sweep
@@ -196,7 +196,7 @@ def _prepare(
     """Everything that must be on disk, and be right, before anything is trained."""
     # Imported late: numpy and the corpus readers, which `status` and `report` do without.
     from wesar_sweep.data.corpus import load_corpus
-    from wesar_sweep.data.evaluation_sets import load_sets
+    from wesar_sweep.data.evaluation_sets import sets_of
     from wesar_sweep.data_view import shown
 
     fingerprint = study_hash(study)
@@ -223,12 +223,7 @@ def _prepare(
     resumed = directory.provenance_file.exists()
     require_same_corpus(directory, sha256=corpus.sha256)
     # Read by the workers again; what is wrong with them is said before anything is launched.
-    sets = load_sets(
-        study.evaluation.sets,
-        tokenizer=corpus.tokenizer,
-        vocabulary=corpus.vocabulary,
-        context=shortest_context(study),
-    )
+    sets = sets_of(study, corpus=corpus)
     require_same_sets(directory, sha256={name: one.sha256 for name, one in sets.items()})
     directory.create()
     directory.stop_file.unlink(missing_ok=True)

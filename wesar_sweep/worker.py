@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from wesar_sweep.budget import Meter
 from wesar_sweep.config import load_study, resolved_precision
 from wesar_sweep.config.run import Architecture
-from wesar_sweep.config.space import longest_context, possible_values, shortest_context
+from wesar_sweep.config.space import longest_context, possible_values
 from wesar_sweep.config.study import Study
 from wesar_sweep.errors import StoreError
 from wesar_sweep.launchers.base import LIFE_VARIABLE
@@ -138,7 +138,7 @@ def _train(
 ) -> None:
     watch.say("starting")
     from wesar_sweep.data.corpus import document_end, load_corpus
-    from wesar_sweep.data.evaluation_sets import load_sets
+    from wesar_sweep.data.evaluation_sets import sets_of
     from wesar_sweep.ranks import lead
     from wesar_sweep.studies.queue import CellQueue
     from wesar_sweep.training.checkpoints import Checkpoints
@@ -164,12 +164,7 @@ def _train(
             study.data, context=longest_context(study), prepared_as=prepared_as(directory)
         )
         require_same_corpus(directory, sha256=corpus.sha256)
-        sets = load_sets(
-            study.evaluation.sets,
-            tokenizer=corpus.tokenizer,
-            vocabulary=corpus.vocabulary,
-            context=shortest_context(study),
-        )
+        sets = sets_of(study, corpus=corpus)
         require_same_sets(directory, sha256={name: one.sha256 for name, one in sets.items()})
         precision = resolved_precision(study, on_gpu=where.type == "cuda")
         watch.set_machine(where, corpus_hash=corpus.sha256, precision=precision)

@@ -17,6 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wesar_sweep.config.evaluation import UNITS, LambadaSet, TextSet, WikitextSet
+from wesar_sweep.config.space import shortest_context
+from wesar_sweep.config.study import Study
+from wesar_sweep.data.corpus import Corpus
 from wesar_sweep.data.set_texts import cut_last_word, detokenised, documents_of_set, words_of
 from wesar_sweep.data.tokenizer import Ids, Tokenizer
 from wesar_sweep.errors import ConfigError, Problem
@@ -238,6 +241,20 @@ def load_set(
         sha256=_sha256(
             f"{found.kind} {stride} {tokenizer.end_of_document} {words} {size}", documents
         ),
+    )
+
+
+def sets_of(study: Study, *, corpus: Corpus) -> dict[str, LoadedSet]:
+    """The sets of a study in the tokens of its corpus, for every context that it trains.
+
+    Raises:
+        ConfigError: All that is wrong with any of them.
+    """
+    return load_sets(
+        study.evaluation.sets,
+        tokenizer=corpus.tokenizer,
+        vocabulary=corpus.vocabulary,
+        context=shortest_context(study),
     )
 
 
