@@ -96,7 +96,7 @@ define LOWEST
 import re, tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
 extras = project["optional-dependencies"]
-for line in project["dependencies"] + extras["zstd"] + extras["cmaes"] + extras["postgres"]:
+for line in project["dependencies"] + extras["zstd"] + extras["hf"] + extras["cmaes"] + extras["postgres"]:
     name, lowest = re.match(r"([\w-]+)(?:\[\w+\])?>=([\w.]+)", line).groups()
     if name != "torch":
         print(f"{name}=={lowest}")

@@ -64,7 +64,7 @@ def test_every_dependency_states_a_lower_bound_that_test_lowest_can_read() -> No
     )
     pinned = {name_of(line) for line in done.stdout.split()}
     extras = PROJECT["optional-dependencies"]
-    optional = [line for name in ("zstd", "cmaes", "postgres") for line in extras[name]]
+    optional = [line for name in ("zstd", "hf", "cmaes", "postgres") for line in extras[name]]
     claimed = {name_of(line) for line in [*PROJECT["dependencies"], *optional]}
     assert pinned == claimed - {"torch"}
 
