@@ -88,6 +88,7 @@ def test_the_command_writes_beside_the_results(directory: StudyDirectory, tmp_pa
     assert "allowed: svg, png, pdf" in call("--figure", "norms", "--format", "md")[1]
     assert call("--figure", "norms", "--table", "runs")[0] == 2
     assert call("--metric", "ppl")[0] == 2
+    assert "with matrix and paper alone" in call("--table", "series", "--metric", "ppl")[1]
 
 
 def test_python_has_every_chart_and_every_table(directory: StudyDirectory) -> None:
