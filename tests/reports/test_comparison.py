@@ -92,3 +92,15 @@ def test_a_study_beside_itself_is_the_same_to_the_last_bit(folders: tuple[Path, 
     assert "Settings that differ" not in flat and "Provenance that differs" not in flat
     with pytest.raises(ws.ConfigError, match="no such format"):
         room.write(same, format="xml")
+
+
+def test_other_tokens_are_said_to_make_nats_incomparable(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data = {"source": "stdlib", "tokenizer": {"kind": "bpe", "vocabulary": 400}}
+    study = lr_study(replicates=4, data=data)
+    write_study(tmp_path / "bpe", study, invent(study, with_curves=False)[0], {})
+    words = " ".join(room.cautions(ws.compare(folders[0], tmp_path / "bpe")))
+    assert "Their tokens are not the same, so nats a token are not comparable" in words
+    # The control: equal tokens, of another corpus or not, are nothing to warn of.
+    assert "tokens are not the same" not in " ".join(room.cautions(ws.compare(*folders)))
