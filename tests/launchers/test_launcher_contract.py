@@ -42,6 +42,8 @@ def launcher(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Launche
             made = SlurmLauncher(tmp_path / "jobs", sweep, poll_interval_s=0.3)
     # A worker's own handlers must not outlast the test where the worker is this process.
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # A process that was started in the background may have inherited that it is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield made
     made.close()
     for number, handler in before.items():

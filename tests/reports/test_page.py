@@ -233,6 +233,16 @@ def test_what_is_printed_is_light_and_without_controls(browser: Browser, file: P
     assert all(ratio > 4.5 for ratio, _ in browser.run(CONTRAST))
 
 
+def wait_until(page: Browser, condition: str) -> None:
+    """Until an expression is true on the page; it fails after half a minute."""
+    assert page.run(f"""new Promise((done) => {{
+        const until = Date.now() + 30000;
+        const look = () => ({condition}) ? done(true)
+            : Date.now() > until ? done(false) : setTimeout(look, 50);
+        look();
+    }})"""), condition
+
+
 def test_a_chosen_setting_is_kept_when_the_page_changes_its_width(page: Browser) -> None:
     chart = "document.querySelector('#loss-together .chart')"
     drawn = f"[...{chart}.querySelectorAll('.mark-line path')].map((one) => one.getAttribute('d'))"
@@ -241,13 +251,16 @@ def test_a_chosen_setting_is_kept_when_the_page_changes_its_width(page: Browser)
     page.run(f"""{choice}.value = 'lr 1e-4';
         {choice}.dispatchEvent(new Event('input', {{bubbles: true}}));
         {choice}.dispatchEvent(new Event('change', {{bubbles: true}}))""")
-    page.run("new Promise((done) => setTimeout(done, 500))")
-    assert page.run(drawn) != at_best and len(page.run(drawn)) == len(at_best)
+    wait_until(
+        page,
+        f"JSON.stringify({drawn}) !== {json.dumps(json.dumps(at_best, separators=(',', ':')))}",
+    )
+    assert len(page.run(drawn)) == len(at_best)
     wide = page.run(f"{chart}.querySelector('svg').clientWidth")
     page.run("document.querySelector('main').style.maxWidth = '700px'")
     page.run("window.dispatchEvent(new Event('resize'))")
-    page.run("new Promise((done) => setTimeout(done, 2500))")
-    assert page.run(f"{chart}.querySelector('svg').clientWidth") < wide
+    wait_until(page, f"{chart}.querySelector('svg')?.clientWidth < {wide}")
+    wait_until(page, f"{chart}.querySelector('select')?.value === 'lr 1e-4'")
     assert page.run(f"{choice}.value") == "lr 1e-4"
     assert page.complaints == []
 
