@@ -6,6 +6,7 @@ Not a benchmark itself. Nothing here decides how fast anything is: that is measu
 from __future__ import annotations
 
 import argparse
+import gc
 import math
 import statistics
 import time
@@ -280,32 +281,69 @@ def timed(
     ]
 
 
-# Ceilings.
+def steps_in(trainer: Trainer, *, seconds: float, device: torch.device) -> int:
+    """How many steps of a trainer take about so long, at least one."""
+    step_s = median(time_blocks(trainer.advance, device=device, seconds=0.2))
+    return max(1, round(seconds / step_s))
 
 
 def in_turns(
-    run: Callable[[int], object],
-    base: Callable[[int], object],
+    other: Trainer,
+    base: Trainer,
     *,
+    mode: str,
+    over: str,
+    figure: str,
+    case: Case,
     steps: int,
     rounds: int,
+    results: Results,
     device: torch.device,
-) -> tuple[list[float], list[float]]:
-    """Time of some steps over the mean of another's before and after them, and the other's times.
+) -> dict[str, object]:
+    """A row on the step time of a stack over the mean of another's before and after each turn.
 
     Args:
-        run: Does a number of steps.
-        base: The same, of what it is compared with.
+        other: The one, as it is in this mode.
+        base: What it is compared with.
+        mode: What distinguishes it, in words.
+        over: The same of the other.
+        figure: Under which name the ratios are recorded.
+        case: What both train.
         steps: Of each turn.
-        rounds: Turns of `run`.
+        rounds: Turns of the one.
+        results: Where they are recorded.
         device: Where they run.
+
+    Raises:
+        RuntimeError: It does not train as it should.
     """
-    seconds, ratios = [timed(base, [steps], device=device)[0]], []
+    seconds, ratios = [timed(base.advance, [steps], device=device)[0]], []
     for _ in range(rounds):
-        turn = timed(run, [steps], device=device)[0]
-        seconds.append(timed(base, [steps], device=device)[0])
+        turn = timed(other.advance, [steps], device=device)[0]
+        seconds.append(timed(base.advance, [steps], device=device)[0])
         ratios.append(2 * turn / (seconds[-2] + seconds[-1]))
-    return ratios, seconds
+    loss = other.loss()
+    if not is_plausible(loss, vocabulary=case.vocabulary):
+        raise RuntimeError(f"loss {loss}, so no speed is reported")
+    results.record(case.label, **{figure: ratios})
+    rate = case.slots * case.architecture.tokens_per_step / (median(seconds) * median(ratios))
+    return {
+        "case": case.label,
+        "mode": mode,
+        f"step time over {over}": f"{median(ratios):.3f}",
+        "tokens/s": f"{rate / 1e6:.2f} M",
+        "n": len(ratios),
+    }
+
+
+def free(device: torch.device) -> None:
+    """The memory of stacks that are gone; their graphs lie in cycles."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+# Ceilings.
 
 
 def copy_rates(device: torch.device, *, repeats: int = 10) -> list[float]:

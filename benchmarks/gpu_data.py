@@ -16,7 +16,6 @@ import sys
 
 import gpu
 import torch
-from gpu_modes import free
 
 PLAIN = "resident"
 OTHERS = ("fed", "documents")
@@ -44,32 +43,18 @@ def make(case: gpu.Case, mode: str, device: torch.device) -> gpu.Trainer:
 def measure(case: gpu.Case, *, results: gpu.Results, device: torch.device, rounds: int) -> None:
     """The modes of one case, one after another beside the plain one."""
     plain = make(case, PLAIN, device)
-    step_s = gpu.median(gpu.time_blocks(plain.advance, device=device, seconds=0.2))
-    steps = max(1, round(TURN_S / step_s))
-    tokens = case.slots * case.architecture.tokens_per_step
+    steps = gpu.steps_in(plain, seconds=TURN_S, device=device)
     rows = []
     for mode in OTHERS:
         with results.part(f"{mode}, {case.label}"):
             other = make(case, mode, device)
-            ratios, seconds = gpu.in_turns(
-                other.advance, plain.advance, steps=steps, rounds=rounds, device=device
-            )
-            loss = other.loss()
-            if not gpu.is_plausible(loss, vocabulary=case.vocabulary):
-                raise RuntimeError(f"loss {loss}, so no speed is reported")
-            results.record(case.label, **{f"{mode}_over_{PLAIN}": ratios})
-            rate = tokens / (gpu.median(seconds) * gpu.median(ratios))
-            rows.append(
-                {
-                    "case": case.label,
-                    "mode": mode,
-                    f"step time over {PLAIN}": f"{gpu.median(ratios):.3f}",
-                    "tokens/s": f"{rate / 1e6:.2f} M",
-                    "n": len(ratios),
-                }
-            )
+            row = gpu.in_turns(
+                other, plain, mode=mode, over=PLAIN, figure=f"{mode}_over_{PLAIN}",
+                case=case, steps=steps, rounds=rounds, results=results, device=device,
+            )  # fmt: skip
+            rows.append(row)
             del other
-        free(device)
+        gpu.free(device)
     if rows:
         results.say(gpu.table(rows))
 
@@ -90,7 +75,7 @@ def main() -> int:
     for case in cases:
         with results.part(case.label):
             measure(case, results=results, device=device, rounds=rounds)
-        free(device)
+        gpu.free(device)
     return results.close()
 
 

@@ -12,7 +12,6 @@ the same bits is said, for it and for bfloat16 without the option.
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 from typing import TYPE_CHECKING
 
@@ -60,34 +59,20 @@ def measure(case: gpu.Case, *, results: gpu.Results, device: torch.device, round
     with results.part(f"bits, {case.label}"):
         say_whether_it_repeats(case, BASE, results, device)
     base = make(case, BASE, device)
-    step_s = gpu.median(gpu.time_blocks(base.advance, device=device, seconds=0.2))
-    steps = max(1, round(TURN_S / step_s))
-    tokens = case.slots * case.architecture.tokens_per_step
+    steps = gpu.steps_in(base, seconds=TURN_S, device=device)
     rows = []
     for mode in OTHERS:
         with results.part(f"{mode}, {case.label}"):
             if mode == DETERMINISTIC:
                 say_whether_it_repeats(case, mode, results, device)
             other = make(case, mode, device)
-            ratios, seconds = gpu.in_turns(
-                other.advance, base.advance, steps=steps, rounds=rounds, device=device
-            )
-            loss = other.loss()
-            if not gpu.is_plausible(loss, vocabulary=case.vocabulary):
-                raise RuntimeError(f"loss {loss}, so no speed is reported")
-            results.record(case.label, **{f"{gpu.figure_name(mode)}_over_bf16": ratios})
-            rate = tokens / (gpu.median(seconds) * gpu.median(ratios))
-            rows.append(
-                {
-                    "case": case.label,
-                    "mode": mode,
-                    "step time over bf16": f"{gpu.median(ratios):.3f}",
-                    "tokens/s": f"{rate / 1e6:.2f} M",
-                    "n": len(ratios),
-                }
-            )
+            row = gpu.in_turns(
+                other, base, mode=mode, over=BASE, figure=f"{gpu.figure_name(mode)}_over_{BASE}",
+                case=case, steps=steps, rounds=rounds, results=results, device=device,
+            )  # fmt: skip
+            rows.append(row)
             del other
-        free(device)
+        gpu.free(device)
     if rows:
         results.say(gpu.table(rows))
 
@@ -97,18 +82,11 @@ def say_whether_it_repeats(
 ) -> None:
     """Train twice from the same runs and compare bits."""
     first = bits_after(case, mode, device)
-    free(device)
+    gpu.free(device)
     same = torch.equal(first, bits_after(case, mode, device))
-    free(device)
+    gpu.free(device)
     results.say(f"{case.label} {mode}: twice the same bits: {same}")
     results.record(case.label, **{f"{gpu.figure_name(mode)}_repeats_itself": float(same)})
-
-
-def free(device: torch.device) -> None:
-    """The memory of stacks that are gone; their graphs lie in cycles."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def main() -> int:
@@ -128,7 +106,7 @@ def main() -> int:
         with results.part(case.label):
             measure(case, results=results, device=device, rounds=rounds)
         torch.use_deterministic_algorithms(False)
-        free(device)
+        gpu.free(device)
     return results.close()
 
 

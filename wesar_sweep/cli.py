@@ -600,7 +600,7 @@ app.add_typer(data, name="data")
 def prepare(file: StudyFile, set_: Set = None, as_json: AsJson = False) -> None:
     """Turn the text of a study into tokens, once, for all who train on it later.
 
-    `run` does so by itself; do it beforehand where compute nodes cannot reach the text.
+    `run` does so by itself; do it beforehand where compute nodes cannot reach the hub.
     """
     _show_corpus(file, set_, as_json=as_json, beginning=False)
 

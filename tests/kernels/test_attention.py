@@ -6,6 +6,17 @@ import torch
 from wesar_sweep.kernels import attention
 
 
+def same_with_gradients(got, expected, leaves, dy):
+    # Float32 sums of up to 64 terms in another order.
+    torch.testing.assert_close(got, expected, atol=2e-6, rtol=1e-5)
+    for a, b in zip(
+        torch.autograd.grad(got, leaves, dy),
+        torch.autograd.grad(expected, leaves, dy),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("runs", [1, 3])
 @pytest.mark.parametrize("tokens", [1, 7, 64])
 def test_fast_equals_reference(runs, tokens):
@@ -14,14 +25,7 @@ def test_fast_equals_reference(runs, tokens):
         torch.randn(runs, 2, tokens, 3, 8, generator=generator).requires_grad_() for _ in range(4)
     )
     expected, got = attention.reference(q, k, v), attention.attention(q, k, v)
-    # Float32 sums of up to 64 terms in another order.
-    torch.testing.assert_close(got, expected, atol=2e-6, rtol=1e-5)
-    for a, b in zip(
-        torch.autograd.grad(got, (q, k, v), dy),
-        torch.autograd.grad(expected, (q, k, v), dy),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    same_with_gradients(got, expected, (q, k, v), dy)
 
 
 def documents(runs, sequences, tokens, *, every=5, seed=0):
@@ -60,14 +64,7 @@ def test_within_documents_fast_equals_reference(runs, tokens):
     )
     first = attention.first_keys(documents(runs, 2, tokens), document_end=0)
     expected, got = (f(q, k, v, first) for f in (attention.reference, attention.attention))
-    # Float32 sums of up to 64 terms in another order.
-    torch.testing.assert_close(got, expected, atol=2e-6, rtol=1e-5)
-    for a, b in zip(
-        torch.autograd.grad(got, (q, k, v), dy),
-        torch.autograd.grad(expected, (q, k, v), dy),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    same_with_gradients(got, expected, (q, k, v), dy)
     # The control: where there is a document to end, it ends something.
     whole = attention.reference(q, k, v)
     assert torch.equal(expected, whole) == (int(first.max()) == 0)

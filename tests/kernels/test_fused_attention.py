@@ -37,6 +37,19 @@ def run(qkv, dy, *, heads, context, first=None, **options):
     return y, out
 
 
+def leaves_before_the_rotation(qkv, dy, *, heads, width, context, first=None):
+    """Whether the gradient that leaves is that of what was to be rotated."""
+    shape = {"heads": heads, "context": context, "first": first}
+    cos, sin = rope.tables(context, width, device=qkv.device)
+    leaf = qkv.clone().requires_grad_()
+    q, k, v = leaf.unflatten(2, (3, heads, width)).unflatten(1, (-1, context)).unbind(3)
+    turned = torch.stack((rope.reference(q, cos, sin), rope.reference(k, cos, sin), v), dim=3)
+    packed = turned.reshape(qkv.shape)
+    (want,) = torch.autograd.grad(expected(packed, **shape), leaf, dy)
+    _, got = run(packed.detach(), dy, rotation=(cos, sin), **shape)
+    close(got, want, tolerance=1e-5)
+
+
 def test_gradients_can_leave_before_the_rotation(device):
     generator = torch.Generator().manual_seed(7)
     for runs, sequences, context, heads, width in ((1, 2, 9, 1, 16), (2, 1, 130, 2, 32)):
@@ -44,14 +57,7 @@ def test_gradients_can_leave_before_the_rotation(device):
         qkv = torch.randn(runs, sequences * context, 3 * D, generator=generator).to(device)
         dy = torch.randn(runs, sequences * context, D, generator=generator).to(device)
         shape = {"heads": heads, "context": context}
-        cos, sin = rope.tables(context, width, device=device)
-        leaf = qkv.clone().requires_grad_()
-        q, k, v = leaf.unflatten(2, (3, heads, width)).unflatten(1, (-1, context)).unbind(3)
-        turned = torch.stack((rope.reference(q, cos, sin), rope.reference(k, cos, sin), v), dim=3)
-        packed = turned.reshape(qkv.shape)
-        (want,) = torch.autograd.grad(expected(packed, **shape), leaf, dy)
-        _, got = run(packed.detach(), dy, rotation=(cos, sin), **shape)
-        close(got, want, tolerance=1e-5)
+        leaves_before_the_rotation(qkv, dy, width=width, **shape)
 
 
 def test_the_largest_logit(device):
@@ -159,14 +165,7 @@ def test_gradients_within_documents_can_leave_before_the_rotation(device):
     dy = torch.randn(runs, sequences * context, width, generator=generator).to(device)
     first = first_keys(runs, sequences, context, device, every=40)
     shape = {"heads": heads, "context": context, "first": first}
-    cos, sin = rope.tables(context, width, device=device)
-    leaf = qkv.clone().requires_grad_()
-    q, k, v = leaf.unflatten(2, (3, heads, width)).unflatten(1, (-1, context)).unbind(3)
-    turned = torch.stack((rope.reference(q, cos, sin), rope.reference(k, cos, sin), v), dim=3)
-    packed = turned.reshape(qkv.shape)
-    (want,) = torch.autograd.grad(expected(packed, **shape), leaf, dy)
-    _, got = run(packed.detach(), dy, rotation=(cos, sin), **shape)
-    close(got, want, tolerance=1e-5)
+    leaves_before_the_rotation(qkv, dy, width=width, **shape)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, in the interpreter

@@ -24,13 +24,7 @@ from wesar_sweep.config.evaluation import VALIDATION, LambadaSet
 from wesar_sweep.config.findings import Finding
 from wesar_sweep.config.knobs import knob_table
 from wesar_sweep.config.methods import BUILT_IN_METHODS
-from wesar_sweep.config.space import (
-    MAX_CELLS,
-    Choices,
-    Range,
-    combinations,
-    values,
-)
+from wesar_sweep.config.space import MAX_CELLS, Choices, Range, combinations, values
 from wesar_sweep.config.study import Study
 from wesar_sweep.config.words import METHOD_PATTERN, listed
 from wesar_sweep.config.yaml12 import KeyPath
@@ -120,11 +114,16 @@ def _warmup(study: Study) -> Iterator[Finding]:
 
 
 def _evaluation(study: Study) -> Iterator[Finding]:
+    yield from _unreached(study, ("evaluation", "at"), study.evaluation.at)
+
+
+def _unreached(study: Study, path: KeyPath, at: Sequence[int]) -> Iterator[Finding]:
+    """Steps to evaluate at that some run does not come to."""
     least = min(_steps(study))
-    for index, step in enumerate(study.evaluation.at):
+    for index, step in enumerate(at):
         if step > least:
             yield Finding(
-                ("evaluation", "at", index),
+                (*path, index),
                 f"no run of {least} steps reaches this one",
                 allowed=f"a whole number, at most {least}",
                 involves=rests("steps"),
@@ -132,7 +131,6 @@ def _evaluation(study: Study) -> Iterator[Finding]:
 
 
 def _evaluation_sets(study: Study) -> Iterator[Finding]:
-    least = min(_steps(study))
     contexts = [s["context"] for s in settings(study, "context")]
     context = min(c for c in contexts if isinstance(c, int))
     for name, one in study.evaluation.sets.items():
@@ -148,14 +146,7 @@ def _evaluation_sets(study: Study) -> Iterator[Finding]:
             message = "a model of synthetic symbols cannot be judged on text"
             hint = "remove the set, or train on text (data.source)"
             yield Finding(path, message, hint=hint, involves=(("data",),), at_key=True)
-        for index, step in enumerate(one.at):
-            if step > least:
-                yield Finding(
-                    (*path, "at", index),
-                    f"no run of {least} steps reaches this one",
-                    allowed=f"a whole number, at most {least}",
-                    involves=rests("steps"),
-                )
+        yield from _unreached(study, (*path, "at"), one.at)
         stride = None if isinstance(one, LambadaSet) else one.stride
         if stride is not None and stride > context:
             yield Finding(

@@ -125,10 +125,6 @@ def validation_tokens_needed(context: int) -> int:
     return context + 1
 
 
-_STDLIB_PIECES = 16
-"""A file of the standard library is cut to this part of `max_bytes`."""
-
-
 def _in_memory(split: SplitText, *, context: int) -> Corpus:
     sides: dict[bool, list[bytes]] = {False: [], True: []}
     for held, document in split.read():

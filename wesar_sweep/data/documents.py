@@ -56,7 +56,8 @@ def stream_documents(pieces: Iterable[bytes], *, kind: DocumentKind) -> Iterator
         if cut:
             yield from split_documents(bytes(rest[:cut]), kind=kind)
             del rest[:cut]
-        searched = max(0, len(rest.rstrip(b" \t\r\n")) - 1)
+            searched = 0
+        searched = max(0, _end_of_words(rest, searched) - 1)
     yield from split_documents(bytes(rest), kind=kind)
 
 
@@ -71,9 +72,14 @@ def _last_end(text: bytearray, begin: int, *, kind: DocumentKind) -> int:
     if kind == "line":
         return text.rfind(b"\n", begin) + 1
     # Blank lines may go on in the next piece, unless something else has begun after them.
-    end = len(text.rstrip(b" \t\r\n"))
+    end = _end_of_words(text, begin)
     ends = [found.end() for found in _BLANK_LINES.finditer(text, begin) if found.end() < end]
     return ends[-1] if ends else 0
+
+
+def _end_of_words(text: bytearray, begin: int) -> int:
+    """Where the blanks at the end of a text begin, looking no further back than `begin`."""
+    return begin + len(text[begin:].rstrip(b" \t\r\n"))
 
 
 def cap_documents(documents: Sequence[bytes], *, max_bytes: int | None) -> list[bytes]:

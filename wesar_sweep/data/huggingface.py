@@ -14,11 +14,11 @@ from typing import Any
 
 from wesar_sweep.config.data import BytesTokenizer, HuggingFaceData
 from wesar_sweep.data.documents import END_OF_DOCUMENT
-from wesar_sweep.data.progress import Progress
+from wesar_sweep.data.progress import Meter, Progress
 from wesar_sweep.data.records import no_field, record_text
 from wesar_sweep.data.sources import Needs, SplitText, describe, split_documents_of
 from wesar_sweep.data.token_files import file_facts
-from wesar_sweep.errors import ConfigError, Problem, StoreError
+from wesar_sweep.errors import ConfigError, Problem
 from wesar_sweep.store.atomic import store_error
 
 BYTES_A_TOKEN = 6
@@ -27,7 +27,6 @@ of usual text. What is left over is not encoded."""
 
 _SPOOL = "documents.spool"
 _HEADER = struct.Struct("<Q")
-_TELL_BYTES = 1 << 20
 
 
 def facts(data: HuggingFaceData) -> list[dict[str, Any]]:
@@ -55,21 +54,18 @@ def spooled(data: HuggingFaceData, *, needs: Needs, folder: Path, progress: Prog
     byte_tokens = isinstance(data.tokenizer, BytesTokenizer)
     wanted = data.tokens * (1 if byte_tokens else BYTES_A_TOKEN)
     spool = _Spool(folder / _SPOOL)
-    done = told = 0
+    meter = Meter(progress, "streaming text", total=wanted)
     try:
         with spool.path.open("wb") as file:
             for text in _stream(data):
                 file.write(_HEADER.pack(len(text)))
                 file.write(text)
-                done += len(text) + len(END_OF_DOCUMENT)
-                if done - told > _TELL_BYTES:
-                    progress("streaming text", done=min(done, wanted), total=wanted)
-                    told = done
-                if done >= wanted:
+                meter.add(len(text) + len(END_OF_DOCUMENT))
+                if meter.done >= wanted:
                     break
     except OSError as error:
         raise store_error(error, path=folder, action="write text to") from error
-    if not done:
+    if not meter.done:
         message = f"{data.name} has no text in field {data.field}"
         raise ConfigError(Problem(message, path="data.field"))
     return split_documents_of(spool, share=data.held_out, needs=needs, description=describe(data))
@@ -117,8 +113,6 @@ def _stream(data: HuggingFaceData) -> Iterator[bytes]:
             yield from record_text(
                 record[data.field], where=where, field=data.field, key="data.name"
             )
-    except StoreError:
-        raise
     except (DatasetsError, ValueError, OSError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         message = f"{data.name} cannot be read: {first}"

@@ -16,8 +16,7 @@ from wesar_sweep.config.data import FileTokenizer, HuggingFaceData, StdlibData, 
 from wesar_sweep.data import huggingface
 from wesar_sweep.data.bpe import MOST_TRAINING_BYTES, library_version, make_tokenizer
 from wesar_sweep.data.documents import END_OF_DOCUMENT
-from wesar_sweep.data.huggingface import BYTES_A_TOKEN
-from wesar_sweep.data.progress import Progress, quiet
+from wesar_sweep.data.progress import Meter, Progress, quiet
 from wesar_sweep.data.sources import Needs, SplitText, changed, sample, source_files, split_text
 from wesar_sweep.data.token_files import (
     FORMAT,
@@ -33,8 +32,6 @@ from wesar_sweep.errors import ConfigError, Problem, StoreError
 from wesar_sweep.store.provenance import project_version
 
 _log = logging.getLogger(__name__)
-
-_TELL_BYTES = 1 << 20
 
 
 def prepared(
@@ -53,9 +50,8 @@ def prepared(
     """
     if data.tokenizer.kind != "bytes":
         # A token stands for several bytes, how many is not known yet.
-        needs = Needs(
-            train=BYTES_A_TOKEN * needs.train, validation=BYTES_A_TOKEN * needs.validation
-        )
+        each = huggingface.BYTES_A_TOKEN
+        needs = Needs(train=each * needs.train, validation=each * needs.validation)
     sources = _sources(data)
     key = _key(data, sources, needs)
     if (found := open_tokens(key)) is not None:
@@ -197,7 +193,7 @@ def _encode(
             read.append((SPLITS[held], len(text) + len(END_OF_DOCUMENT)))
             yield text
 
-    done, told = 0, 0
+    meter = Meter(progress, "encoding text", total=total)
     for ids in tokenizer.encode_documents(texts()):
         name, length = read.popleft()
         if len(ids) and int(ids.max()) >= tokenizer.vocabulary:
@@ -213,10 +209,7 @@ def _encode(
         writer.add(name, end)
         documents[name] += 1
         text_bytes[name] += length
-        done += length
-        if done - told > _TELL_BYTES:
-            progress("encoding text", done=done, total=total)
-            told = done
+        meter.add(length)
         if budget is not None and sum(writer.tokens.values()) >= budget:
             break
     progress("encoding text", done=total, total=total)

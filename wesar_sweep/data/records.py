@@ -12,10 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from wesar_sweep.data.text_files import read_pieces
+from wesar_sweep.data.text_files import COMPRESSED, read_pieces
 from wesar_sweep.errors import ConfigError, Problem
-
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 _BATCH = 4096
 _LONGEST_LINE = 1 << 30

@@ -325,3 +325,6 @@ _READERS: dict[str, Callable[[Path], Iterator[bytes]]] = {
     ".xz": _xz,
     ".zst": _zst,
 }
+
+COMPRESSED = tuple(_READERS)
+"""Suffixes of files that are decompressed while they are read."""

@@ -34,7 +34,7 @@ import numpy as np
 
 from wesar_sweep.data.tokenizer import Ids
 from wesar_sweep.errors import StoreError
-from wesar_sweep.store.atomic import store_error
+from wesar_sweep.store.atomic import store_error, write_json
 from wesar_sweep.store.locks import HeldLock, try_hold
 
 _log = logging.getLogger(__name__)
@@ -121,6 +121,12 @@ def corpus_hash(train: Ids, validation: Ids, *, tokenizer: str | None) -> str:
     return digest.hexdigest()
 
 
+def _hash_of(train: Ids, validation: Ids, tokenizer: Mapping[str, Any]) -> str:
+    """The corpus's hash; `tokenizer` as a manifest has it."""
+    named = None if tokenizer["kind"] == "bytes" else tokenizer["sha256"]
+    return corpus_hash(train, validation, tokenizer=named)
+
+
 def open_tokens(key: str) -> TokenFiles | None:
     """The entry of that key, all of it read and checked; None where there is none that is right."""
     folder = _folder_of(key)
@@ -133,10 +139,7 @@ def open_tokens(key: str) -> TokenFiles | None:
         tokenizer_json = (folder / _TOKENIZER).read_text(encoding="utf-8")
         if hashlib.sha256(tokenizer_json.encode()).hexdigest() != manifest.tokenizer["json_sha256"]:
             raise ValueError("its tokenizer is not the one that was written")
-        bare = manifest.tokenizer["kind"] == "bytes"
-        named = None if bare else manifest.tokenizer["sha256"]
-        found = corpus_hash(train, validation, tokenizer=named)
-        if found != manifest.sha256:
+        if _hash_of(train, validation, manifest.tokenizer) != manifest.sha256:
             raise ValueError("its tokens are not those that were written")
     except (FileNotFoundError, NotADirectoryError) as error:
         if folder.exists():
@@ -263,15 +266,12 @@ class TokenWriter:
                 **facts["tokenizer"],
                 "json_sha256": hashlib.sha256(tokenizer_json.encode()).hexdigest(),
             }
-            bare = facts["tokenizer"]["kind"] == "bytes"
-            named = None if bare else facts["tokenizer"]["sha256"]
-            sha256 = corpus_hash(train, validation, tokenizer=named)
             manifest = Manifest(
                 format=FORMAT,
                 key=self._key,
                 dtype=self._dtype.name,
                 tokens=self.tokens,
-                sha256=sha256,
+                sha256=_hash_of(train, validation, facts["tokenizer"]),
                 made_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 seconds=round(time.monotonic() - self._began, 1),
                 **facts,
@@ -323,11 +323,8 @@ def _file_facts(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise store_error(error, path=file, action="read") from error
     # It is a saving only: a cache that cannot be written to is told of where tokens are written.
-    with contextlib.suppress(OSError):
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        part = memory.with_suffix(f".{os.getpid()}.tmp")
-        part.write_text(json.dumps({"signature": signature, "sha256": sha256}), encoding="utf-8")
-        os.replace(part, memory)
+    with contextlib.suppress(StoreError):
+        write_json(memory, {"signature": signature, "sha256": sha256})
     return facts | {"sha256": sha256}
 
 

@@ -53,7 +53,8 @@ def question(study: Study, *, provenance: Mapping[str, Any] | None = None) -> li
 
     Args:
         study: The study.
-        provenance: For the size of its corpus; without it nothing is said of epochs.
+        provenance: For the size of its corpus and of evaluation sets; without it nothing is said
+            of epochs.
     """
     training, model, data = study.training, study.model, study.data
     searched = searched_knobs(study)
@@ -109,7 +110,7 @@ def question(study: Study, *, provenance: Mapping[str, Any] | None = None) -> li
             f"{spikes.min_jump:g} nats).",
         )
     )
-    return facts
+    return [*facts, *evaluation_sets(study, provenance=provenance or {})]
 
 
 def evaluation_sets(study: Study, *, provenance: Mapping[str, Any]) -> list[Fact]:

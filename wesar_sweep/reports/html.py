@@ -136,10 +136,7 @@ def render(
         diverged=run_table(analysis, status="diverged", count=LISTED_RUNS),
         failed=run_table(analysis, status="failed", count=LISTED_RUNS),
         listed=LISTED_RUNS,
-        asked=[
-            *asked.question(study, provenance=provenance),
-            *asked.evaluation_sets(study, provenance=provenance),
-        ],
+        asked=asked.question(study, provenance=provenance),
         provenance=asked.provenance(provenance, beats=beats),
         methods=asked.methods_and_limits(analysis),
     )

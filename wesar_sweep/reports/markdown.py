@@ -83,10 +83,7 @@ def render(
     for title, facts in (
         (
             "What was asked",
-            [
-                *asked.question(study, provenance=provenance),
-                *asked.evaluation_sets(study, provenance=provenance),
-            ],
+            asked.question(study, provenance=provenance),
         ),
         ("How each figure is computed, and what it cannot say", asked.methods_and_limits(analysis)),
         ("Where it comes from", asked.provenance(provenance, beats=beats)),

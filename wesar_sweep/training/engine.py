@@ -345,7 +345,7 @@ class Engine:
         count = min(self._study.evaluation.sequences, last // context + 1)
         first_S = np.linspace(0, last, count).astype(np.int64)
         window_ST = tokens[first_S[:, None] + np.arange(context + 1)]
-        if self._corpus.tokenizer is not None:
+        if self._corpus.tokenizer is not None and context not in self._bytes_per_token:
             # Of what is judged itself: of a sample of a text it may differ by some percent.
             token_bytes = self._corpus.tokenizer.token_bytes()
             self._bytes_per_token[context] = float(token_bytes[window_ST[:, 1:]].mean())

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from wesar_sweep.config.evaluation import Evaluation, EvaluationSet
 from wesar_sweep.config.run import Run
 from wesar_sweep.config.study import Study
 from wesar_sweep.stability.divergence import DivergenceDetector, Verdict
@@ -22,11 +23,7 @@ _PROBE = "probes/"
 
 def evaluation_steps(study: Study, steps: int) -> tuple[int, ...]:
     """Numbers of steps after which a run is evaluated: 0, the chosen ones, the end; ascending."""
-    evaluation = study.evaluation
-    chosen = {at for at in evaluation.at if at < steps}
-    if evaluation.every is not None:
-        chosen |= set(range(evaluation.every, steps, evaluation.every))
-    return tuple(sorted(chosen | {0, steps}))
+    return tuple(sorted(_moments(study.evaluation, steps) | {0}))
 
 
 def set_steps(study: Study, steps: int) -> dict[str, frozenset[int]]:
@@ -36,13 +33,13 @@ def set_steps(study: Study, steps: int) -> dict[str, frozenset[int]]:
         study: Names the sets.
         steps: Of the run.
     """
-    found = {}
-    for name, one in study.evaluation.sets.items():
-        every = one.every or steps
-        found[name] = frozenset(
-            {*range(every, steps, every), *(n for n in one.at if n < steps), steps}
-        )
-    return found
+    return {name: _moments(one, steps) for name, one in study.evaluation.sets.items()}
+
+
+def _moments(asked: Evaluation | EvaluationSet, steps: int) -> frozenset[int]:
+    """Numbers of steps that `every` and `at` name, and the end."""
+    every = asked.every or steps
+    return frozenset({*range(every, steps, every), *(n for n in asked.at if n < steps), steps})
 
 
 class SetEvaluation(NamedTuple):
