@@ -234,8 +234,12 @@ def train_bpe(
                 hint="ask for fewer tokens, or train on more text",
             )
         )
+    return _trained(library.to_str(), vocabulary)
+
+
+def _trained(text: str, vocabulary: int) -> LibraryTokenizer:
     return LibraryTokenizer(
-        library.to_str(),
+        text,
         end_of_document=END_OF_TEXT,
         vocabulary=vocabulary,
         description=f"BPE of {vocabulary:,} tokens",
@@ -345,12 +349,7 @@ def restored(tokenizer: config.Tokenizer, text: str) -> Tokenizer:
         case config.BytesTokenizer():
             return ByteTokenizer()
         case config.BpeTokenizer(vocabulary=vocabulary):
-            return LibraryTokenizer(
-                text,
-                end_of_document=END_OF_TEXT,
-                vocabulary=vocabulary,
-                description=f"BPE of {vocabulary:,} tokens",
-            )
+            return _trained(text, vocabulary)
         case config.FileTokenizer():
             return tokenizer_of_json(
                 text,

@@ -20,16 +20,16 @@ Places = NDArray[np.int64]
 SHORT, MIDDLE = 7, 15
 """Bytes of the longest pieces that are one word, and two."""
 
-# A packed value, from the top: one bit that it is there, the number of ids, the place of all but
-# the first in the pool, and the first id.
-_COUNT_AT, _REST_AT = 47, 20
-_THERE = np.uint64(1 << 63)
-_COUNT_MASK = np.uint64((1 << (63 - _COUNT_AT)) - 1)
 MOST_PIECES = 1 << 20
 """A table holds so many pieces, ids of theirs, and bytes of long ones, or a little more."""
 MOST_IDS = 1 << 23
 MOST_BYTES = 1 << 26
 
+# A packed value, from the top: one bit that it is there, the number of ids, the place of all but
+# the first in the pool, and the first id.
+_COUNT_AT, _REST_AT = 47, 20
+_THERE = np.uint64(1 << 63)
+_COUNT_MASK = np.uint64((1 << (63 - _COUNT_AT)) - 1)
 _REST_MASK = np.uint64((1 << (_COUNT_AT - _REST_AT)) - 1)
 _FIRST_MASK = np.uint64((1 << _REST_AT) - 1)
 
