@@ -396,6 +396,17 @@ def test_studies_from_before_there_was_a_choice_of_precision_go_on() -> None:
     assert len({digest, *hashes}) == 4
 
 
+def test_studies_with_methods_of_their_own_from_before_sigma2_by_width_go_on() -> None:
+    own = {"init": "gpt2", "reparametrization": "wesar"}
+    base = {"space": {"lr": [0.1, 1], "method": ["own"]}}
+    hashes = [
+        study_hash(parse_study({**base, "methods": {"own": one}}))
+        for one in ({"init": "gpt2"}, own, {**own, "sigma2_at_width": 128})
+    ]
+    assert hashes[0] == "c1bef3980b2e469263fa86115f3dd7d61e791dad53c1bad40cf3ea5b643e00d6"
+    assert len(set(hashes)) == 3
+
+
 def test_precision_is_spelled_out_and_overridden(load: Callable[..., Study]) -> None:
     study = load(FILE, "training.precision=tf32", "training.deterministic=true")
     assert (study.training.precision, study.training.deterministic) == ("tf32", True)

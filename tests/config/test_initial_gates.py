@@ -48,3 +48,14 @@ def test_methods_of_your_own_by_their_parts() -> None:
     assert gate(own, 4e-5) == pytest.approx(0.02 / math.sqrt(4e-5))
     scaled = Method(init="small", reparametrization="sigma_reparam")
     assert gate(scaled, depth=1) == pytest.approx(1 / (2 * math.sqrt(2 / 5)))
+
+
+def test_sigma2_that_falls_with_the_width_leaves_the_gates_alone() -> None:
+    by_width = Method(reparametrization="wesar", sigma2_at_width=128)
+    at_128 = gate("wesar", 4e-5)
+    assert gate(by_width, 4e-5) == at_128
+    for width in (64, 512):
+        shape = {"width": width, "ffn_width": 4 * width}
+        assert gate(by_width, 4e-5, **shape) == pytest.approx(at_128)
+        # Control: with one σ² at every width they fall as the root of the width.
+        assert gate("wesar", 4e-5, **shape) == pytest.approx(at_128 * math.sqrt(128 / width))

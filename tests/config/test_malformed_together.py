@@ -205,6 +205,15 @@ CASES = [
         "    hint: choose another name",
     ),
     (
+        "σ² by width of a method without σ²",
+        LR + "methods:\n  own: {init: he, sigma2_at_width: 128}\n",
+        LR + "methods:\n  own: {init: he, sigma2_at_width: 128, reparametrization: wesar}\n",
+        "study.yaml:4:19: methods.own.sigma2_at_width: only methods with the wesar "
+        "reparametrization use sigma2\n"
+        "    value: 128\n"
+        "    hint: remove it, or set reparametrization: wesar",
+    ),
+    (
         "name that is no method's",
         LR + "methods:\n  2he: {init: small}\n",
         LR + "methods:\n  he2: {init: small}\n",

@@ -12,6 +12,7 @@ from wesar_sweep.kernels import reparametrization as rp
 WIDTH = 96
 OWN = {
     "gpt2_wesar": Method(init="gpt2", reparametrization="wesar"),
+    "by_width": Method(reparametrization="wesar", sigma2_at_width=24),
     "small_spectral": Method(init="small", reparametrization="sigma_reparam"),
 }
 NAMES = ("he", "wesar", "weight_norm", "sigma_reparam", "residual_scaling", *OWN)

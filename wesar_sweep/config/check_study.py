@@ -73,6 +73,10 @@ def _methods(study: Study) -> Iterator[Finding]:
         elif not re.fullmatch(METHOD_PATTERN, name):
             words = "letters, digits and '_', beginning with a letter"
             yield Finding(path, "this is not a method's name", allowed=words, at_key=True)
+        if study.methods[name].sigma2_at_width is not None and not study.methods[name].uses_sigma2:
+            path = (*path, "sigma2_at_width")
+            hint = "remove it, or set reparametrization: wesar"
+            yield Finding(path, _MEANINGLESS["sigma2"][1], hint=hint, at_key=True)
     if study.method not in study.method_names:
         yield unknown_method(study, ("method",), study.method)
 

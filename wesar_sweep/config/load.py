@@ -179,6 +179,9 @@ def study_hash(study: Study) -> str:
         for key, default in keys.items():
             if plain[section].get(key) == default:
                 plain[section].pop(key, None)
+    for method in plain["methods"].values():
+        if method["sigma2_at_width"] is None:
+            del method["sigma2_at_width"]
     for key in ("title", "question", "retries", "keep_weights"):
         del plain[key]
     for key in ("paths", "validation"):

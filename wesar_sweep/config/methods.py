@@ -7,9 +7,10 @@ mathematics of the parts is in `wesar_sweep.config.initial_std`, `.parametrizati
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -38,10 +39,25 @@ class Method(Frozen):
         default=False, description="RMS-normalise the embedding output (Takase et al. 2023)."
     )
 
+    sigma2_at_width: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="With wesar: sigma2 is the variance at this width, and falls as 1/width from "
+        "there; null: the same at every width.",
+    )
+
     @property
     def uses_sigma2(self) -> bool:
         """Whether sigma2 means anything here: only WeSaR draws every matrix with one σ."""
         return self.reparametrization == "wesar"
+
+    def sigma(self, sigma2: float, *, width: int) -> float:
+        """The std that every matrix is drawn with under WeSaR, at a width.
+
+        √σ², as in the paper; with `sigma2_at_width` √(σ² · that width / width), so that the gates
+        α₀ = std of the role / σ of He's initialisation are the same at every width.
+        """
+        share = 1.0 if self.sigma2_at_width is None else self.sigma2_at_width / width
+        return math.sqrt(sigma2 * share)
 
 
 BUILT_IN_METHODS: Mapping[str, Method] = MappingProxyType(

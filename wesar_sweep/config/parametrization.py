@@ -31,7 +31,8 @@ def parametrize(
 ) -> MatrixParametrization:
     """The rule of each method, by role.
 
-    * wesar: W ~ N(0, σ²) for every matrix; α₀ = std of the role / σ, and 1 for the embedding.
+    * wesar: W ~ N(0, σ²) for every matrix; α₀ = std of the role / σ, and 1 for the embedding; σ²
+      is the same at every width, or falls as 1/width (`Method.sigma2_at_width`).
     * residual_scaling: the 1/√(2N) of o and w moves out of the draw into a trainable gate.
     * weight_norm, sigma_reparam: every matrix but the embedding, a table to look up in. γ begins at
       1 (Zhai et al. 2023), so W̄ begins with spectral norm 1.
@@ -44,7 +45,7 @@ def parametrize(
             return MatrixParametrization("scalar", std, 1.0, False)
         case "wesar":
             assert sigma2 is not None
-            sigma = math.sqrt(sigma2)
+            sigma = method.sigma(sigma2, width=architecture.width)
             return MatrixParametrization("scalar", sigma, 1.0 if role == "e" else std / sigma, True)
         case "residual_scaling":
             if role not in ("o", "w"):
