@@ -22,7 +22,8 @@ from wesar_sweep.config import (
 from wesar_sweep.config.boundary import boundary_search
 
 ROOT = Path(__file__).parents[2]
-STUDIES = sorted(ROOT.glob("search_spaces/*.yaml"))
+REFERENCE = sorted(ROOT.glob("search_spaces/reference/*.yaml"))
+STUDIES = [*sorted(ROOT.glob("search_spaces/*.yaml")), *REFERENCE]
 COUNTED = [path for path in STUDIES if path.stem != "boundary"]
 """Those whose cells are known beforehand."""
 SWEEPS = [
@@ -43,6 +44,16 @@ def test_they_are_there() -> None:
         "methods",
         "tpe",
         "width_depth",
+    }
+    assert {path.stem for path in REFERENCE} >= {
+        "depth",
+        "search",
+        "spikes",
+        "table6",
+        "table6-step-time",
+        "table9-130m",
+        "table9-proxy",
+        "width",
     }
     assert "laptop" in {path.stem for path in SWEEPS}
 
@@ -72,7 +83,7 @@ def test_comment_counts_the_cells(path: Path) -> None:
     study = load_study(path)
     cells = len(grid_cells(study)) if study.sampler.name == "grid" else study.sampler.cells
     text = path.read_text(encoding="utf-8")
-    said = re.search(r"(\d+) cells of (\d+) seeds, .*?(\d+) runs of (\d+) steps", text)
+    said = re.search(r"(\d+) cells of (\d+) seeds?, .*?(\d+) runs of (\d+) steps", text)
     assert said is not None
     assert [int(number) for number in said.groups()] == [
         cells,
