@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from wesar_sweep.errors import StoreError
+from wesar_sweep.store import provenance
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.provenance import (
     collect_provenance,
@@ -33,6 +35,42 @@ def git(*arguments: str, folder: Path) -> str:
         text=True,
         env={**os.environ, **identity},
     ).stdout.strip()
+
+
+def test_the_commit_of_a_copy_without_git(tmp_path: Path) -> None:
+    """A container or a copied package is no repository: a variable says what it was made of."""
+    shutil.copytree(
+        Path(provenance.__file__).parents[1],
+        tmp_path / "wesar_sweep",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    code = (
+        "from wesar_sweep.store.provenance import collect_provenance as c; import json; "
+        "print(json.dumps(c(study_hash='h')['project']))"
+    )
+
+    def project(**told: str) -> dict[str, object]:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(tmp_path), **told},
+        )
+        return dict(json.loads(done.stdout))
+
+    assert project()["commit"] is None
+    told = project(WESAR_COMMIT="abc123")
+    assert (told["commit"], told["dirty"]) == ("abc123", None)
+
+
+def test_where_git_knows_the_commit_nobody_needs_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = collect_provenance(study_hash="h")["project"]
+    if known["commit"] is None:
+        pytest.skip("this source is no repository")
+    monkeypatch.setenv("WESAR_COMMIT", "abc123")
+    assert collect_provenance(study_hash="h")["project"] == known
 
 
 def test_the_working_directorys_commit_and_dirty_flag(tmp_path: Path) -> None:

@@ -35,6 +35,9 @@ LIBRARIES = (
     "pydantic",
     "submitit",
 )
+COMMIT_VARIABLE = "WESAR_COMMIT"
+"""Says which commit runs where neither git nor the installation does, as in a container."""
+
 _GIT_TIMEOUT_S = 10
 
 
@@ -236,4 +239,6 @@ def _project_commit() -> dict[str, Any]:
     except metadata.PackageNotFoundError:
         text = None
     commit = json.loads(text).get("vcs_info", {}).get("commit_id") if text else None
-    return {"commit": commit, "dirty": False if commit else None}
+    if commit is not None:
+        return {"commit": commit, "dirty": False}
+    return {"commit": os.environ.get(COMMIT_VARIABLE) or None, "dirty": None}
