@@ -45,7 +45,7 @@ WALLS: dict[str, tuple[str, ...]] = {
     "vl_convert": ("reports",),
     # The Python interface names the type of a data frame, and loads it only when one is asked for.
     # Parquet is read by it, once, when a corpus is prepared.
-    "polars": ("store.frames", "analysis", "reports", "api", "data.records"),
+    "polars": ("store.frames", "store.published", "analysis", "reports", "api", "data.records"),
     "datasets": ("data.huggingface",),
     # What starts the training of a process chooses its device.
     "torch": ("kernels", "model", "training", "worker", "ranks", "speed_probe", "doctor"),

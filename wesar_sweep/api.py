@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from wesar_sweep.analysis import Analysis
     from wesar_sweep.analysis.compare import Comparison
+    from wesar_sweep.publishing import Published
     from wesar_sweep.reports.drawing import Chart
     from wesar_sweep.reports.tables import Metric
     from wesar_sweep.store.rows import Curve
@@ -58,7 +59,12 @@ class Result:
 
     @property
     def summary(self) -> Summary:
-        """Counts of cells and runs by status."""
+        """Counts of cells and runs by status.
+
+        Raises:
+            StoreError: The study is a published one, of which nothing is left to count or run.
+        """
+        require_unpublished(self.directory)
         from wesar_sweep.studies.progress import summary
 
         return summary(self.directory, self.study)
@@ -69,6 +75,14 @@ class Result:
         Raises:
             StoreError: There is none.
         """
+        if self.directory.published:
+            from wesar_sweep.store.frames import read_curves
+
+            found, problems = read_curves(self.directory, [(trial, seed)])
+            if not found:
+                why = problems[0] if problems else f"no curve of trial {trial}, seed {seed}"
+                raise StoreError(f"{self.directory.root}: {why}")
+            return found[trial, seed]
         from wesar_sweep.store.curves import read_curve
 
         return read_curve(self.directory, trial, seed)
@@ -99,6 +113,19 @@ class Result:
         from wesar_sweep.reports import write
 
         return write(self.directory, format=format, out=None if out is None else Path(out))
+
+
+def require_unpublished(directory: StudyDirectory) -> None:
+    """Refuse what only a study that is or was trained here allows.
+
+    Raises:
+        StoreError: It is a published one.
+    """
+    if directory.published:
+        raise StoreError(
+            f"{directory.root} is a published study, to be read alone (report, compare, export): "
+            f"train it anew by `wesar-sweep run {directory.study_file} --out NEW_DIRECTORY`"
+        )
 
 
 def load(path: Path | str, *, overrides: Sequence[str] = ()) -> Study:
@@ -160,6 +187,7 @@ def run(
     study = study if isinstance(study, Study) else load(study)
     sweep = on if isinstance(on, Sweep) else load_sweep(None if on is None else Path(on))
     root = Path(out) if out is not None else RESULTS / study.name
+    require_unpublished(StudyDirectory(root))
     run_study(study, sweep=sweep, root=root, command=command, quiet=quiet, on_ready=on_ready)
     return Result(study, StudyDirectory(root))
 
@@ -187,6 +215,17 @@ def compare(a: Result | Path | str, b: Result | Path | str) -> Comparison:
         name_a=str(sides[0].directory.root),
         name_b=str(sides[1].directory.root),
     )
+
+
+def publish(path: Path | str, *, to: Path | str) -> Published:
+    """Write a finished study to a folder that can be committed, with its reports.
+
+    Raises:
+        StoreError: The study is unfinished, or the folder holds something else.
+    """
+    from wesar_sweep.publishing import publish as write
+
+    return write(StudyDirectory(Path(path)), to=Path(to))
 
 
 def resume(

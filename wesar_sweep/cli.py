@@ -149,6 +149,7 @@ def status(
     from wesar_sweep import api, status_view
 
     result = api.open_result(directory)
+    api.require_unpublished(result.directory)
     if as_json:
         print(json.dumps(status_view.facts(result)))
     elif watch:
@@ -183,6 +184,7 @@ def cancel(
     from wesar_sweep import api, background
 
     result = api.open_result(directory)
+    api.require_unpublished(result.directory)
     left = background.cancel(result.directory, now=now, timeout_s=timeout_s, say=say)
     if left:
         say(
@@ -402,6 +404,29 @@ def export(
     path = out or directory / f"outcomes.{format}"
     export_outcomes(result.outcomes, path=path, format=format)
     print(path)
+
+
+@app.command(epilog="Example: wesar-sweep publish results/lr_sigma --to published/lr_sigma")
+def publish(
+    directory: Directory,
+    to: Annotated[
+        Path,
+        typer.Option(metavar="FOLDER", help="A new folder, or one that holds the same study."),
+    ],
+) -> None:
+    """Write a finished study to a folder to be committed: data as Parquet, report, provenance."""
+    from wesar_sweep import api
+
+    written = api.publish(directory, to=to)
+    for name, size in written.sizes.items():
+        say(f"{size / 1e6:8.3f} MB  {name}")
+    say(f"{sum(written.sizes.values()) / 1e6:8.3f} MB  in all")
+    if written.changed:
+        say(
+            "note: curves are published rounded, and these tables of the report differ for it "
+            f"from those of the study's own: {', '.join(written.changed)}"
+        )
+    print(_short(to))
 
 
 @app.command(epilog="Example: wesar-sweep fold results/lr_sigma --to models/best")

@@ -94,6 +94,11 @@ def best_weights(directory: StudyDirectory, *, trial: int | None, seed: int | No
             f"no study in {directory.root}: expected {directory.study_file}. Give the directory "
             "that `wesar-sweep run` printed, such as results/lr_sigma, or a file of its weights"
         )
+    if directory.published:
+        raise StoreError(
+            f"{directory.root} is a published study, and weights are not published: train it anew, "
+            "with keep_weights: true"
+        )
     ended = read_outcomes(directory)
     chosen = [
         row

@@ -103,7 +103,7 @@ def test_reads_what_a_worker_wrote_and_tolerates_a_torn_tail(tmp_path) -> None:
     frame = read_outcomes_frame(directory)
     assert frame["trial"].to_list() == [0, 1]
     assert frame["val_loss"].to_list() == [1.5, math.inf]
-    assert read_curves(directory, [(0, 0)]) == {}
+    assert read_curves(directory, [(0, 0)]) == ({}, [])
 
 
 def test_decimation_keeps_a_spike_of_one_step_where_every_nth_would_not() -> None:

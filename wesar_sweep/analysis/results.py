@@ -43,9 +43,8 @@ from wesar_sweep.analysis.step_time import trained_one_at_a_time
 from wesar_sweep.analysis.verdict import Verdict, verdict
 from wesar_sweep.config.load import load_study
 from wesar_sweep.config.study import Study
-from wesar_sweep.errors import ConfigError, Problem, StoreError
-from wesar_sweep.store.curves import read_curve
-from wesar_sweep.store.frames import Key, read_outcomes_frame
+from wesar_sweep.errors import ConfigError, Problem
+from wesar_sweep.store.frames import Key, read_curves, read_outcomes_frame
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.rows import Curve
 
@@ -80,14 +79,8 @@ class Analysis:
         """
         study = study or load_study(directory.study_file)
         outcomes = read_outcomes_frame(directory, study=study)
-        curves: dict[Key, Curve] = {}
-        unreadable: list[str] = []
-        for trial, seed in outcomes.select("trial", "seed").rows():
-            if directory.curve_file(trial, seed).exists():
-                try:
-                    curves[trial, seed] = read_curve(directory, trial, seed)
-                except StoreError as error:
-                    unreadable.append(str(error))
+        keys = outcomes.select("trial", "seed").rows()
+        curves, unreadable = read_curves(directory, keys)
         return cls(
             study,
             outcomes,

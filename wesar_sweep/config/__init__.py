@@ -7,6 +7,7 @@ from wesar_sweep.config.load import (
     load_study,
     load_sweep,
     parse_study,
+    portable,
     resolved,
     study_hash,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "load_sweep",
     "make_run",
     "parse_study",
+    "portable",
     "resolved",
     "resolved_precision",
     "study_hash",

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -145,20 +145,44 @@ def anchored(study: Study, folder: Path) -> Study:
     def absolute(path: str) -> str:
         return str(folder / Path(path).expanduser())
 
+    # A name that is no folder here is one on the hub.
+    return _placed(study, absolute, is_local=lambda name: Path(absolute(name)).is_dir())
+
+
+def portable(study: Study, folder: Path | None) -> Study:
+    """The study with paths that mean something elsewhere: the reverse of `anchored`.
+
+    Args:
+        study: With absolute paths.
+        folder: What they are to be relative to; of paths outside of it, or where it is None, the
+            last name is kept.
+    """
+
+    def relative(path: str) -> str:
+        place = Path(path)
+        if not place.is_absolute():
+            return path
+        inside = folder is not None and place.is_relative_to(folder)
+        return str(place.relative_to(folder)) if inside and folder is not None else place.name
+
+    return _placed(study, relative, is_local=lambda name: Path(name).is_absolute())
+
+
+def _placed(study: Study, place: Callable[[str], str], *, is_local: Callable[[str], bool]) -> Study:
+    """The study with other words for every path of a file or folder."""
     data: Any = study.data
     places: dict[str, Any] = {}
     if isinstance(data, TextData):
-        places["paths"] = tuple(map(absolute, data.paths))
+        places["paths"] = tuple(map(place, data.paths))
         if data.validation is not None:
-            places["validation"] = tuple(map(absolute, data.validation))
-    # A name that is no folder here is one on the hub.
-    if isinstance(data, HuggingFaceData) and Path(absolute(data.name)).is_dir():
-        places["name"] = absolute(data.name)
+            places["validation"] = tuple(map(place, data.validation))
+    if isinstance(data, HuggingFaceData) and is_local(data.name):
+        places["name"] = place(data.name)
     if isinstance(tokenizer := getattr(data, "tokenizer", None), FileTokenizer):
-        path = {"path": absolute(tokenizer.path)}
+        path = {"path": place(tokenizer.path)}
         places["tokenizer"] = tokenizer.model_copy(update=path)
     sets = {
-        name: one.model_copy(update={"paths": tuple(map(absolute, one.paths))})
+        name: one.model_copy(update={"paths": tuple(map(place, one.paths))})
         for name, one in study.evaluation.sets.items()
     }
     evaluation = study.evaluation.model_copy(update={"sets": sets})

@@ -1,7 +1,8 @@
 """Typed rows as polars frames: one outcome a row, one curve a row with its series as lists.
 
-The only reader of polars in this room; a worker never imports it. No statistics: those are in
-`wesar_sweep.analysis`. Floats that are not finite stay NaN or inf, what was not measured is null.
+Together with `wesar_sweep.store.published` the only user of polars in this room; a worker imports
+neither. No statistics: those are in `wesar_sweep.analysis`. Floats that are not finite stay NaN or
+inf, what was not measured is null.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from numpy.typing import ArrayLike, NDArray
 from wesar_sweep.config.knobs import knob_table
 from wesar_sweep.config.run import Architecture, Hyperparameters
 from wesar_sweep.config.study import Study
+from wesar_sweep.errors import StoreError
 from wesar_sweep.store.curves import read_curve
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.outcomes import read_outcomes
+from wesar_sweep.store.published import read_published_curves, read_published_outcomes
 from wesar_sweep.store.rows import Curve, Outcome
 
 EVALUATION_PREFIX = "eval_"
@@ -100,7 +103,7 @@ def outcomes_frame(outcomes: Sequence[Outcome]) -> pl.DataFrame:
 
 
 def read_outcomes_frame(directory: StudyDirectory, *, study: Study | None = None) -> pl.DataFrame:
-    """The outcomes of a study on disk, as `outcomes_frame` gives them.
+    """The outcomes of a study on disk, published or not, as `outcomes_frame` gives them.
 
     Args:
         directory: The study's directory; one without outcomes gives an empty frame.
@@ -109,22 +112,39 @@ def read_outcomes_frame(directory: StudyDirectory, *, study: Study | None = None
     Raises:
         StoreError: A file is damaged or cannot be read.
     """
+    if directory.published:
+        return read_published_outcomes(directory)
     found = read_outcomes(directory)
     kept = [outcome for outcome in found if study is None or outcome.study == study.name]
     return outcomes_frame(kept)
 
 
-def read_curves(directory: StudyDirectory, keys: Iterable[Key]) -> dict[Key, Curve]:
-    """The curves of some runs; runs without a file (failed ones) are left out.
+def read_curves(
+    directory: StudyDirectory, keys: Iterable[Key]
+) -> tuple[dict[Key, Curve], list[str]]:
+    """The curves of some runs of a study on disk, published or not.
 
-    Raises:
-        StoreError: A file is there and is not a whole curve file.
+    Runs without a curve (failed ones) are left out. A damaged file costs that curve alone; of a
+    published study, whose curves are one table, all.
+
+    Returns:
+        The curves by (trial, seed), and what was wrong with those that could not be read.
     """
-    return {
-        (trial, seed): read_curve(directory, trial, seed)
-        for trial, seed in keys
-        if directory.curve_file(trial, seed).exists()
-    }
+    if directory.published:
+        try:
+            found = read_published_curves(directory)
+        except StoreError as error:
+            return {}, [str(error)]
+        return {key: found[key] for key in keys if key in found}, []
+    curves: dict[Key, Curve] = {}
+    unreadable: list[str] = []
+    for trial, seed in keys:
+        if directory.curve_file(trial, seed).exists():
+            try:
+                curves[trial, seed] = read_curve(directory, trial, seed)
+            except StoreError as error:
+                unreadable.append(str(error))
+    return curves, unreadable
 
 
 def decimate(values: ArrayLike, *, points: int, log: bool = False) -> NDArray[np.int64]:

@@ -97,6 +97,31 @@ class StudyDirectory:
         """The one-file report."""
         return self.root / "report.html"
 
+    @property
+    def outcomes_table(self) -> Path:
+        """The outcomes of a published study (`store.published`), in place of `outcomes_folder`."""
+        return self.root / "outcomes.parquet"
+
+    @property
+    def curves_table(self) -> Path:
+        """Loss and gradient norm of every run of a published study."""
+        return self.root / "curves.parquet"
+
+    @property
+    def evaluations_table(self) -> Path:
+        """Losses on held-out text and evaluation sets of every run of a published study."""
+        return self.root / "evaluations.parquet"
+
+    @property
+    def probes_table(self) -> Path:
+        """What was probed in every run of a published study."""
+        return self.root / "probes.parquet"
+
+    @property
+    def published(self) -> bool:
+        """Whether this is a published study: one to read, in which nothing is trained."""
+        return self.outcomes_table.exists()
+
     def outcomes_file(self, worker: str) -> Path:
         """The outcomes that one worker wrote."""
         return self.outcomes_folder / f"{worker}.jsonl"

@@ -1,0 +1,215 @@
+"""Publish a study: the part of a results directory that is worth keeping, for others to read.
+
+What is written can be committed: outcomes and curves as Parquet tables (`store.published`), the
+study, its provenance and accounts without names of hosts, users or folders, and the report as it
+comes out of these very files. `report`, `compare` and `export` read it like any results directory.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from wesar_sweep.analysis import Analysis
+from wesar_sweep.api import open_result
+from wesar_sweep.config import dump_study, load_study, portable, study_hash
+from wesar_sweep.config.study import Study
+from wesar_sweep.errors import StoreError
+from wesar_sweep.reports import write
+from wesar_sweep.reports.named_tables import tables
+from wesar_sweep.store.atomic import store_error, write_atomically, write_folder_atomically
+from wesar_sweep.store.beat import read_beats, write_beat
+from wesar_sweep.store.drive import read_drive, write_drive
+from wesar_sweep.store.layout import StudyDirectory
+from wesar_sweep.store.provenance import read_provenance, write_provenance
+from wesar_sweep.store.published import write_published
+from wesar_sweep.store.spent import read_spent, write_spent
+
+FORMATS = ("html", "md")
+"""The reports that lie beside the tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What was written."""
+
+    folder: Path
+    sizes: Mapping[str, int]
+    """File -> bytes."""
+    changed: tuple[str, ...]
+    """Tables of the report whose words differ from those of the exact curves, by rounding."""
+
+
+def publish(directory: StudyDirectory, *, to: Path) -> Published:
+    """Write a finished study to a folder, whole or not at all.
+
+    Args:
+        directory: A study of which every run has ended.
+        to: A new folder, an empty one, or one that holds the same study, which is replaced.
+
+    Raises:
+        StoreError: The study is unfinished or published itself, the folder holds something else,
+            or something cannot be read or written.
+        ConfigError: The study file cannot be read.
+    """
+    result = open_result(directory.root)
+    summary = result.summary
+    if not summary.complete:
+        raise StoreError(
+            f"the study in {directory.root} is not finished ({summary.runs_done} of {summary.runs} "
+            f"runs have ended): go on with it by `wesar-sweep resume {directory.root}`, then "
+            "publish it"
+        )
+    target = StudyDirectory(to)
+    _require_place_for(result.study, target)
+    exact = result.analysis
+    facts = read_provenance(directory)
+    anonymous = _Anonymous.of(directory, facts)
+
+    def fill(folder: Path) -> None:
+        made = StudyDirectory(folder)
+        made.workers_folder.mkdir()
+        study = portable(result.study, anonymous.folder)
+        write_atomically(made.study_file, dump_study(study).encode())
+        write_provenance(made, facts=anonymous.provenance(facts))
+        _write_accounts(directory, made, anonymous)
+        write_published(made, outcomes=exact.raw_outcomes, curves=exact.curves)
+        # The report is of what a reader of the folder has.
+        readable = Analysis.read(made)
+        for format in FORMATS:
+            write(made, format=format, analysis=readable)
+
+    if target.published:
+        _replace(to, fill)
+    else:
+        write_folder_atomically(to, fill)
+    sizes = {
+        str(path.relative_to(to)): path.stat().st_size
+        for path in sorted(to.rglob("*"))
+        if path.is_file()
+    }
+    return Published(to, sizes, _changed_tables(exact, Analysis.read(target)))
+
+
+def _require_place_for(study: Study, target: StudyDirectory) -> None:
+    """Refuse a folder that holds anything but an earlier publication of the same study."""
+    if not target.root.exists() or (target.root.is_dir() and not any(target.root.iterdir())):
+        return
+    if not target.published:
+        raise StoreError(
+            f"{target.root} is there and holds no published study: choose another folder, or "
+            "empty it"
+        )
+    there = load_study(target.study_file)
+    if study_hash(there) != study_hash(study):
+        raise StoreError(
+            f"{target.root} holds another published study ({there.name}, hash "
+            f"{study_hash(there)[:12]}; this one {study.name}, {study_hash(study)[:12]}): choose "
+            "another folder, or remove it"
+        )
+
+
+def _write_accounts(directory: StudyDirectory, made: StudyDirectory, anonymous: _Anonymous) -> None:
+    """What the study cost and how it was driven: what the section on cost is made of."""
+    for beat in read_beats(directory):
+        host = anonymous.machine(beat.host)
+        write_beat(made, beat=replace(beat, host=host, pid=0, process_started=None, message=""))
+    for worker, spent in read_spent(directory).items():
+        write_spent(made, worker=worker, spent=spent)
+    drive = read_drive(directory)
+    if drive is not None:
+        host = anonymous.machine(drive.host)
+        write_drive(made, drive=replace(drive, host=host, pid=0, process_started=None, message=""))
+
+
+def _changed_tables(exact: Analysis, readable: Analysis) -> tuple[str, ...]:
+    before = {table.name: table.table.rows for table in tables(exact)}
+    after = {table.name: table.table.rows for table in tables(readable)}
+    assert before.keys() == after.keys(), "rounding makes no table come or go"
+    return tuple(name for name, rows in before.items() if rows != after[name])
+
+
+def _replace(to: Path, fill: Callable[[Path], None]) -> None:
+    """Put a new folder in the place of one that is there, which is removed last."""
+    made, former = (
+        to.absolute().with_name(f".{to.absolute().name}.{word}") for word in ("new", "old")
+    )
+    shutil.rmtree(made, ignore_errors=True)
+    write_folder_atomically(made, fill)
+    try:
+        shutil.rmtree(former, ignore_errors=True)
+        to.rename(former)
+        made.rename(to)
+        shutil.rmtree(former)
+    except OSError as error:
+        raise store_error(error, path=to, action="replace") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Anonymous:
+    """Facts without names of hosts, users and folders; which machine is which stays known."""
+
+    folder: Path | None
+    """The working directory of the study's first call."""
+    machines: Mapping[str, str]
+    """Host -> ``machine 1``."""
+
+    @classmethod
+    def of(cls, directory: StudyDirectory, facts: Mapping[str, Any]) -> _Anonymous:
+        where = facts.get("working_directory", {}).get("path")
+        workers = [one for one in facts.get("workers", {}).values() if isinstance(one, Mapping)]
+        drive = read_drive(directory)
+        hosts = [facts.get("host"), *(one.get("host") for one in workers)]
+        hosts += [beat.host for beat in read_beats(directory)]
+        hosts += [drive.host] if drive is not None else []
+        known = dict.fromkeys(str(host) for host in hosts if host)
+        machines = {host: f"machine {number}" for number, host in enumerate(known, start=1)}
+        return cls(Path(where) if where else None, machines)
+
+    def machine(self, host: str) -> str:
+        return self.machines.get(host, "")
+
+    def provenance(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """What is known of the study's origin, without what tells of its place."""
+        kept = json.loads(json.dumps(facts))
+        if "host" in kept:
+            kept["host"] = self.machine(kept["host"])
+        kept.get("working_directory", {}).pop("path", None)
+        kept.get("corpus", {}).pop("prepared_as", None)
+        # The kernel's own name says nothing of a result.
+        if "platform" in kept:
+            kept["platform"] = str(kept["platform"]).partition("-")[0]
+        if kept.get("storage", "SQLite") != "SQLite":
+            kept["storage"] = "PostgreSQL"
+        for one in kept.get("workers", {}).values():
+            if isinstance(one, dict) and "host" in one:
+                one["host"] = self.machine(one["host"])
+        if "command" in kept:
+            kept["command"] = self.command(kept["command"])
+        kept["resumed"] = {
+            when: self.command(again) for when, again in kept.get("resumed", {}).items()
+        }
+        return {key: self._placeless(value) for key, value in kept.items()}
+
+    def command(self, words: Sequence[str] | str) -> list[str] | str:
+        """``wesar-sweep run FILE …`` of a command line, however it was started."""
+        if isinstance(words, str):
+            return words
+        begin = next((i for i, word in enumerate(words) if word in ("run", "resume")), None)
+        return list(words) if begin is None else ["wesar-sweep", *words[begin:]]
+
+    def _placeless(self, value: Any) -> Any:
+        """The value, and all in it, with absolute paths made relative or cut to their last name."""
+        if isinstance(value, Mapping):
+            return {key: self._placeless(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [self._placeless(one) for one in value]
+        if not isinstance(value, str):
+            return value
+        if self.folder is not None:
+            value = value.replace(f"{self.folder}/", "")
+        return Path(value).name if Path(value).is_absolute() else value
