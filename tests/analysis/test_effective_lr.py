@@ -6,6 +6,7 @@ import pytest
 from invented_study import lr_study, run_of
 
 from wesar_sweep.analysis import Analysis
+from wesar_sweep.reports.named_tables import tables
 from wesar_sweep.store.frames import outcomes_frame
 
 LRS = [1e-4, 1e-3, 1e-2, 1e-1]
@@ -13,11 +14,15 @@ LRS = [1e-4, 1e-3, 1e-2, 1e-1]
 SIGMA2 = 1 / 6400
 
 
-def shifted() -> Analysis:
+def named(found: Analysis):
+    return {table.name: table for table in tables(found)}
+
+
+def shifted(lrs: list[float] = LRS) -> Analysis:
     """Two methods of one bowl, but what lr is to one is a tenth of it to the other."""
-    study = lr_study(space={"method": ["he", "wesar"], "lr": LRS}, training={"sigma2": SIGMA2})
+    study = lr_study(space={"method": ["he", "wesar"], "lr": lrs}, training={"sigma2": SIGMA2})
     rows = []
-    for trial, (method, lr) in enumerate((m, lr) for m in ("he", "wesar") for lr in LRS):
+    for trial, (method, lr) in enumerate((m, lr) for m in ("he", "wesar") for lr in lrs):
         for seed in study.seeds:
             cell = {"method": method, "lr": lr}
             one, _ = run_of(study, trial, seed, cell, status="completed", with_curve=False)
@@ -60,3 +65,38 @@ def test_every_cell_has_the_gate_of_its_own_shape() -> None:
     rows = [run_of(study, trial, 0, cell)[0] for trial, cell in enumerate(cells)]
     found = Analysis(study, outcomes_frame(rows)).cells
     assert found["initial_gate"].to_list() == pytest.approx([20.0, 10.0])
+
+
+def test_sensitivity_at_equal_effective_lr_leaves_a_shift_alone() -> None:
+    """One bowl in effective lr: LR sensitivity differs, and not over the range that both cover."""
+    found = shifted(LRS[1:])
+    by_lr = dict(found.lr_sensitivity().select("series", "sensitivity").rows())
+    assert by_lr == {"he": pytest.approx(0.4 / 3), "wesar": pytest.approx(1.0 / 3)}
+    rows = {row["series"]: row for row in found.effective_lr_sensitivity().iter_rows(named=True)}
+    assert rows["he"]["sensitivity"] == pytest.approx(rows["wesar"]["sensitivity"])
+    ends = [(row["effective_lr_min"], row["effective_lr_max"]) for row in rows.values()]
+    assert ends == [pytest.approx((1e-2, 1e-1))] * 2
+    # By hand: from 1.3 to 1.5 over one decade.
+    assert rows["he"]["sensitivity"] == pytest.approx(0.1)
+    assert rows["he"]["sensitivity_low"] == pytest.approx(0.1)
+    assert rows["he"]["n_seeds"] == 3 and rows["he"]["note"] == ""
+    text = named(found)["series"]
+    assert "LR sensitivity at equal effective lr" in text.table.columns
+    assert "1e-2 to 1e-1" in text.caption
+
+
+def test_sensitivity_at_equal_effective_lr_tells_a_wider_bowl() -> None:
+    found = shifted()
+    flat = pl.when(pl.col("method") == "wesar").then(1.3 + (pl.col("val_loss") - 1.3) / 4)
+    wide = found.raw_outcomes.with_columns(val_loss=flat.otherwise(pl.col("val_loss")))
+    rows = Analysis(found.study, wide).effective_lr_sensitivity()
+    assert rows["series"].to_list() == ["wesar", "he"]
+    assert rows["sensitivity"].to_list() == pytest.approx([0.025, 0.1])
+
+
+def test_sensitivity_at_equal_effective_lr_says_why_there_is_none() -> None:
+    found = shifted()
+    # lr so low that the two ranges do not meet: he ends where wesar begins.
+    part = found.raw_outcomes.filter((pl.col("method") == "he") == (pl.col("lr") < 5e-4))
+    rows = Analysis(found.study, part).effective_lr_sensitivity()
+    assert rows["sensitivity"].null_count() == 2 and all(rows["note"])

@@ -17,7 +17,7 @@ from wesar_sweep.analysis.cost import Accounts, Cost
 from wesar_sweep.analysis.evaluation_sets import best_evaluations, cell_evaluations
 from wesar_sweep.analysis.importance import importance
 from wesar_sweep.analysis.lr_curves import SeriesLosses, lr_curves, seed_points, series_losses
-from wesar_sweep.analysis.lr_sensitivity import lr_sensitivity
+from wesar_sweep.analysis.lr_sensitivity import effective_lr_sensitivity, lr_sensitivity
 from wesar_sweep.analysis.paired import (
     PairedDifference,
     Ties,
@@ -229,6 +229,11 @@ class Analysis:
     def lr_sensitivity(self) -> pl.DataFrame:
         """The LR sensitivity of every series, least first."""
         return lr_sensitivity(self._lr_series)
+
+    def effective_lr_sensitivity(self) -> pl.DataFrame:
+        """The same over one range of effective lr, in which methods that shift lr are equal."""
+        gates = self.cells.group_by("series").agg(pl.col("initial_gate").median())
+        return effective_lr_sensitivity(self._lr_series, gates=dict(gates.rows()))
 
     def paired_difference(self, a: str, b: str) -> PairedDifference:
         """Series b minus series a, run by run at equal axis values; n counts seeds."""

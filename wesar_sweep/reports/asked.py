@@ -247,6 +247,12 @@ def methods_and_limits(analysis: Analysis) -> list[Fact]:
     counts = [n for n in analysis.cells["n"].to_list() if n > 0]
     bootstrap = bootstrap_words(min(counts)) if counts else ""
     effective = f"{effective_lr.DEFINITION} {effective_lr.READING} {effective_lr.LIMITS}"
+    at_equal = (
+        " At equal effective lr: the same mean over the range of effective lr that every series "
+        "covers, of the loss interpolated between grid points, which a shift does not change."
+        if analysis.shows_effective_lr
+        else ""
+    )
     mapped = analysis.layout.axis == "lr" and stability_map.maps(analysis)
     return [
         (
@@ -313,8 +319,7 @@ def methods_and_limits(analysis: Analysis) -> list[Fact]:
         (
             "LR sensitivity",
             "Wortsman et al. 2023 (arXiv 2309.14322): mean over the lr grid of the capped loss "
-            "minus its least value; interval as "
-            "of the basin. " + " ".join(CAVEATS),
+            "minus its least value; interval as of the basin. " + " ".join(CAVEATS) + at_equal,
         ),
         (
             "Spikes",

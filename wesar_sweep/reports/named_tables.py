@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from wesar_sweep.analysis import Analysis
+from wesar_sweep.analysis.axes import format_value
 from wesar_sweep.analysis.cells import one_cell_a_place
 from wesar_sweep.reports import boundary, replicates, stability_map
 from wesar_sweep.reports.cost_figures import cost_tables
@@ -116,7 +117,24 @@ def _series_words(analysis: Analysis) -> str:
             ", Wilson's for the rate at the largest stable lr, bootstraps over seeds for basin and "
             f"LR sensitivity ({interval_words(analysis)}); ≥ marks a lower bound"
         )
-    return f"{words}. {divergence_words(analysis.study.divergence)}"
+    return f"{words}. {_shared_words(analysis)}{divergence_words(analysis.study.divergence)}"
+
+
+def _shared_words(analysis: Analysis) -> str:
+    """What LR sensitivity at equal effective lr is, and over which range; empty without it."""
+    if not (analysis.layout.axis == "lr" and analysis.layout.gridded):
+        return ""
+    if not analysis.shows_effective_lr:
+        return ""
+    row = analysis.effective_lr_sensitivity().row(0, named=True)
+    low, high = (row[f"effective_lr_{end}"] for end in ("min", "max"))
+    if low is None:
+        return "The series share no range of effective lr, so sensitivity is of lr alone. "
+    ends = " to ".join(format_value(end, knob="lr", digits=2) for end in (low, high))
+    return (
+        f"LR sensitivity at equal effective lr is over the range that every series covers "
+        f"({ends}), interpolated between grid points: methods that shift lr alone are equal in it. "
+    )
 
 
 def paper_table(analysis: Analysis, grid: Matrix, *, metric: Metric) -> Table:
@@ -159,10 +177,14 @@ def _series_frame(analysis: Analysis) -> pl.DataFrame:
         *(pl.col(name).alias(f"best_{name}") for name in (*along, "trial", "n", "diverged")),
         *(pl.col(f"loss{end}").alias(f"best_loss{end}") for end in ("", "_low", "_high")),
     )
+    effective = []
+    if analysis.shows_effective_lr and analysis.layout.gridded:
+        effective = [("at_effective_lr", analysis.effective_lr_sensitivity())]
     for figure, part in (
         ("basin", analysis.basin_width()),
         ("stable", analysis.largest_stable_lr()),
         ("sensitivity", analysis.lr_sensitivity()),
+        *effective,
     ):
         named = part.drop("method").rename(
             {

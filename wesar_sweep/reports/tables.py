@@ -238,6 +238,10 @@ def series_table(analysis: Analysis) -> Table:
         columns.insert(2, "best effective lr")
     if with_lr:
         columns += ["basin width (decades)", "largest stable lr", "LR sensitivity"]
+    shifts = with_lr and analysis.shows_effective_lr
+    if shifts:
+        shared = _by_series(analysis.effective_lr_sensitivity())
+        columns.append("LR sensitivity at equal effective lr")
     columns.append("spikes a run, raw / paired")
     rows = []
     for best in analysis.best_cells.iter_rows(named=True):
@@ -258,6 +262,8 @@ def series_table(analysis: Analysis) -> Table:
                 _stable_words(stable[name]),
                 _sensitivity_words(sensitivity[name]),
             ]
+        if shifts:
+            row.append(_sensitivity_words({"incomplete": False, **shared[name]}))
         row.append(
             " / ".join(_spikes(analysis, name, kind) for kind in ("spikes", "paired_spikes"))
         )
