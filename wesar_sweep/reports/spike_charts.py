@@ -28,11 +28,14 @@ from wesar_sweep.reports.drawing import (
     styles,
     tooltips,
 )
-from wesar_sweep.store.frames import Key
+from wesar_sweep.store.frames import Key, decimate
 from wesar_sweep.store.rows import Curve
 
 OTHERS = 6
 """Runs shown behind a spike: those with the nearest loss just before it."""
+
+POINTS = 200
+"""Points of a curve in a panel, which is as many pixels wide; its highs and lows are kept."""
 
 PROBES = 3
 """Probed steps that are seen on each side of a spike, at the least."""
@@ -150,6 +153,8 @@ def _panel(
     ]:
         at, values = _cut(quantity.points(curve), steps)
         # What is off the scale breaks the line of another run; the run's own has nothing there.
+        kept = decimate(values, points=POINTS)
+        at, values = at[kept], values[kept]
         drawn = np.where((values >= low) & (values <= high), values, math.nan)
         record = {"series": series, "trial": trial, "seed": seed, "own": mine}
         records.append(record | {"step": at.tolist(), "value": drawn.tolist()})
