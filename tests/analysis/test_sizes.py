@@ -62,6 +62,22 @@ def test_basin_width_is_that_of_the_series() -> None:
         assert row["basin_width_high"] == basins[row["series"]]["width_high"]
 
 
+def test_the_largest_stable_lr_is_that_of_the_series() -> None:
+    limits = {16: 1.0, 32: 3e-2, 64: 0.0}
+
+    def fate(knobs: dict[str, Any]) -> str:
+        return "completed" if knobs["lr"] < limits[knobs["width"]] else "diverged"
+
+    analysis = with_losses(sized_study(), parabola, status=fate)
+    limit = {row["series"]: row for row in analysis.largest_stable_lr().iter_rows(named=True)}
+    found = {16: (LRS[-1], True, None), 32: (1e-2, False, 3e-2), 64: (None, None, LRS[0])}
+    for row in analysis.sizes.iter_rows(named=True):
+        names = ("stable_lr", "stable_lr_is_lower_bound", "stable_lr_next")
+        assert tuple(row[name] for name in names) == found[row["width"]]
+        assert row["stable_lr"] == limit[row["series"]]["lr"]
+        assert row["stable_lr_rate_high"] == limit[row["series"]]["rate_high"]
+
+
 def test_a_best_lr_at_an_edge_is_marked() -> None:
     def slope(knobs: dict[str, Any], seed: int) -> float:
         sign = 1 if knobs["method"] == "he" else -1

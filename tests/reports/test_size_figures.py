@@ -1,9 +1,11 @@
 import json
+from typing import Any
 
 import pytest
-from invented_study import LRS, invent, lr_study
+from invented_study import LRS, invent, lr_study, run_of
 
 from wesar_sweep.analysis import Analysis
+from wesar_sweep.config import grid_cells
 from wesar_sweep.reports import size_charts
 from wesar_sweep.reports.figures import figures
 from wesar_sweep.reports.named_tables import tables
@@ -23,15 +25,10 @@ def test_lines_run_along_the_knob_of_most_values_with_a_column_for_the_others(
     assert size_charts.across(sized) == ("width", ("depth",))
     spec = size_charts.size(sized).to_dict()
     assert spec["columns"] == 2
-    assert [panel["title"] for panel in spec["concat"]] == ["depth 1", "depth 3"] * 2
+    assert [panel["title"] for panel in spec["concat"]] == ["depth 1", "depth 3"] * 3
     drawn = [
         {(row["line"], row["size"], row["value"], row["low"], row["high"]) for row in rows}
-        for rows in (
-            spec["datasets"][panel["layer"][0]["data"]["name"]]
-            if "data" in panel["layer"][0]
-            else spec["datasets"][panel["data"]["name"]]
-            for panel in spec["concat"]
-        )
+        for rows in panel_rows(spec)
     ]
     for depth, panel in zip((1, 3), drawn[:2], strict=True):
         wanted = sized.sizes.filter(depth=depth)
@@ -39,7 +36,54 @@ def test_lines_run_along_the_knob_of_most_values_with_a_column_for_the_others(
             wanted.select("line", "width", "best_lr", "best_lr_low", "best_lr_high").rows()
         )
     assert len(drawn[2]) == 6
+    for depth, panel in zip((1, 3), drawn[4:], strict=True):
+        wanted = sized.sizes.filter(depth=depth).select("line", "width", "stable_lr")
+        assert panel == {(*row, None, None) for row in wanted.rows()}
     json.dumps(spec, allow_nan=False)
+
+
+def panel_rows(spec: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """The data of every panel, in their order."""
+    first = [{**panel, **panel["layer"][0]} for panel in spec["concat"]]
+    return [spec["datasets"][panel["data"]["name"]] for panel in first]
+
+
+def test_a_stable_lr_that_the_grid_bounds_is_open_and_one_below_it_has_no_mark() -> None:
+    limits = {16: 1.0, 32: 1e-2, 64: 0.0}
+    study = lr_study(space={"width": [*limits], "lr": LRS})
+    rows = [
+        run_of(
+            study,
+            trial,
+            seed,
+            cell,
+            status="completed" if cell["lr"] < limits[cell["width"]] else "diverged",
+            with_curve=False,
+        )[0]
+        for trial, cell in enumerate(grid_cells(study))
+        for seed in study.seeds
+    ]
+    analysis = Analysis(study, outcomes_frame(rows))
+    spec = size_charts.size(analysis).to_dict()
+    stable = panel_rows(spec)[2]
+    assert {(row["size"], row["value"], row["bound"]) for row in stable} == {
+        (16, LRS[-1], True),
+        (32, 3e-3, False),
+    }
+    assert [(row["n"], row["diverged"], row["rate_high"], row["next"]) for row in stable] == [
+        (3, 0, 0.56150, None),
+        (3, 0, 0.56150, 1e-2),
+    ]
+    marks = spec["concat"][2]["layer"][2]["encoding"]["fillOpacity"]
+    assert marks["condition"] == {"test": "datum.bound", "value": 0} and marks["value"] == 1
+    (table,) = (one.table for one in tables(analysis) if one.name == "size")
+    place = table.columns.index("largest stable lr")
+    assert [row[place] for row in table.rows] == [
+        "≥ 3e-1 (0/3, rate ≤ 56 %)",
+        "3e-3 (0/3, rate ≤ 56 %)",
+        "none",
+    ]
+    assert "the lowest lr is not stable" in table.rows[2][-1]
 
 
 def test_words_say_n_interval_rule_and_that_nothing_is_extrapolated(sized: Analysis) -> None:

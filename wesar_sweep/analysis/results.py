@@ -253,9 +253,15 @@ class Analysis:
 
     @cached_property
     def sizes(self) -> pl.DataFrame:
-        """Best lr and basin width at every size; empty where the study searches none beside lr."""
-        basins = self.basin_width()
-        return sizes(self._lr_series, basins, self.cells, study=self.study, layout=self.layout)
+        """Best lr, basin width and largest stable lr at every size; empty without a size."""
+        return sizes(
+            self._lr_series,
+            self.basin_width(),
+            self.largest_stable_lr(),
+            self.cells,
+            study=self.study,
+            layout=self.layout,
+        )
 
     @cached_property
     def best_evaluations(self) -> pl.DataFrame:
