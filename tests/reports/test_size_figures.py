@@ -97,5 +97,46 @@ def test_words_say_n_interval_rule_and_that_nothing_is_extrapolated(sized: Analy
     assert len(table.table.rows) == 12 and len({len(row) for row in table.table.rows}) == 1
 
 
+def test_the_table_of_slopes_says_how_they_move_and_what_it_cannot_say(sized: Analysis) -> None:
+    (found,) = (one for one in tables(sized) if one.name == "size-trend")
+    assert (found.section, found.title) == ("size", "How they move with size")
+    columns = found.table.columns
+    assert columns[:4] == ("series", "against", "at", "figure")
+    assert len(found.table.rows) == found.frame.height == 2 * 2 * 4
+    for words, row in zip(found.table.rows, found.frame.iter_rows(named=True), strict=True):
+        assert len(words) == len(columns)
+        shown = dict(zip(columns, words, strict=True))
+        assert (shown["against"], shown["at"]) == ("width", f"depth {row['depth']}")
+        slope = shown["slope (decades a decade)"]
+        if row["slope"] is None:
+            assert slope == "–" and "fewer than 3 sizes left" in shown["remark"]
+        else:
+            value, low, high = (
+                f"{row[name] + 0.0:.2f}".replace("-0.00", "0.00").replace("-", "−")
+                for name in ("slope", "slope_low", "slope_high")
+            )
+            assert slope == f"{value} ({low} to {high})"
+            assert shown["sizes"] == "3 (16–64)"
+        assert shown["seeds"] == "3"
+        resolved = row["resolution"]
+        assert shown["resolved to"] == ("–" if resolved is None else f"{resolved:.2f}")
+    assert found.frame["slope"].count() >= 4
+    for words_ in (
+        "0 is what transfers, −1 what falls as 1/size",
+        "n = 3 seeds a cell, with which it covers at most 75 %",
+        "cannot show a slope finer than its spacing over the range of sizes",
+        "nothing is extrapolated",
+        "rule v1",
+    ):
+        assert words_ in found.caption
+
+
+def test_two_sizes_have_no_table_of_slopes() -> None:
+    study = lr_study(space={"width": [16, 32], "method": "he", "lr": LRS})
+    two = Analysis(study, outcomes_frame(invent(study, with_curves=False)[0]))
+    names = {one.name for one in tables(two)}
+    assert "size" in names and "size-trend" not in names
+
+
 def test_a_study_of_one_size_has_no_such_section(analysis: Analysis) -> None:
     assert not [one for one in [*figures(analysis), *tables(analysis)] if one.section == "size"]

@@ -30,6 +30,7 @@ from wesar_sweep.analysis.pairwise import pairwise
 from wesar_sweep.analysis.replicates import further_seeds, wanted
 from wesar_sweep.analysis.run_spikes import RunSpikes, run_spikes
 from wesar_sweep.analysis.search import search_history
+from wesar_sweep.analysis.size_trend import size_trend
 from wesar_sweep.analysis.sizes import sizes
 from wesar_sweep.analysis.spike_statistics import spike_statistics, worst_spikes
 from wesar_sweep.analysis.stability_boundary import (
@@ -262,6 +263,11 @@ class Analysis:
             study=self.study,
             layout=self.layout,
         )
+
+    @cached_property
+    def size_trend(self) -> pl.DataFrame:
+        """Slopes of best lr, basin width and largest stable lr against size; empty below 3."""
+        return size_trend(self._lr_series, self.sizes, self.cells, layout=self.layout)
 
     @cached_property
     def best_evaluations(self) -> pl.DataFrame:

@@ -12,6 +12,7 @@ from wesar_sweep.analysis.verdict import percent
 from wesar_sweep.reports import size_charts
 from wesar_sweep.reports.figure import Figure, divergence_words, interval_words
 from wesar_sweep.reports.named_table import NamedTable
+from wesar_sweep.reports.size_trend_table import size_trend_tables
 from wesar_sweep.reports.tables import Table, number
 
 
@@ -45,7 +46,7 @@ def size_figures(analysis: Analysis) -> list[Figure]:
 
 
 def size_tables(analysis: Analysis) -> list[NamedTable]:
-    """The same in numbers."""
+    """The same in numbers, and how steeply they move."""
     frame = analysis.sizes
     if frame.is_empty():
         return []
@@ -69,7 +70,8 @@ def size_tables(analysis: Analysis) -> list[NamedTable]:
     numeric = (False, *(True for _ in columns[1:-1]), False)
     caption = _words(analysis)
     table = Table(columns, rows, numeric)
-    return [NamedTable("size", caption, table, frame, section="size", title="Every size")]
+    found = NamedTable("size", caption, table, frame, section="size", title="Every size")
+    return [found, *size_trend_tables(analysis)]
 
 
 def _words(analysis: Analysis) -> str:
