@@ -8,6 +8,7 @@ from wesar_sweep.analysis import Analysis
 from wesar_sweep.config import grid_cells
 from wesar_sweep.reports import size_charts
 from wesar_sweep.reports.figures import figures
+from wesar_sweep.reports.latex import escape
 from wesar_sweep.reports.named_tables import tables
 from wesar_sweep.store.frames import outcomes_frame
 
@@ -129,6 +130,8 @@ def test_the_table_of_slopes_says_how_they_move_and_what_it_cannot_say(sized: An
         "rule v1",
     ):
         assert words_ in found.caption
+    # Of a letter that LaTeX lacks it would show the code point.
+    assert "U+" not in escape(found.caption)
 
 
 def test_two_sizes_have_no_table_of_slopes() -> None:

@@ -266,7 +266,7 @@ class Analysis:
 
     @cached_property
     def size_trend(self) -> pl.DataFrame:
-        """Slopes of best lr, basin width and largest stable lr against size; empty below 3."""
+        """Slopes of best lr, basin width and largest stable lr against 3 sizes or more."""
         return size_trend(self._lr_series, self.sizes, self.cells, layout=self.layout)
 
     @cached_property

@@ -9,7 +9,6 @@ from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title
 from wesar_sweep.analysis.size_trend import MIN_SIZES
 from wesar_sweep.analysis.sizes import size_knobs
-from wesar_sweep.reports.effective_lr import DEFINITION
 from wesar_sweep.reports.figure import divergence_words, interval_words
 from wesar_sweep.reports.named_table import NamedTable
 from wesar_sweep.reports.tables import Table
@@ -63,16 +62,17 @@ def _caption(analysis: Analysis) -> str:
     return (
         "Slope of the least-squares line through log10 of best lr, best effective lr and largest "
         "stable lr, and through basin width, against log10 of the size: 0 is what transfers, −1 "
-        f"what falls as 1/size. {DEFINITION} Intervals are 95 % bootstraps over seeds, resampled "
-        f"together at every lr and every size ({interval_words(analysis)}). The grid limits all of "
-        "it: an lr of the grid cannot show a slope finer than its spacing over the range of sizes, "
-        "which is given as “resolved to”, even where the interval is narrower or a single value. "
-        "The basin lies between grid points, as far as the loss is linear there. Sizes at which "
-        "the grid only bounds a figure, or there is none, are left out, because a slope through "
-        f"bounds is drawn towards 0; fewer than {MIN_SIZES} sizes give none. For the largest "
-        "stable lr a resample can leave out a seed that diverged but add none, so that resampled "
-        "limits lie at or above those found. A straight line is assumed, not tested, and nothing "
-        "is extrapolated to other sizes. "
+        "what falls as 1/size. Effective lr is lr · α₀, α₀ being the gate of the median weight "
+        "matrix at the start, the embedding left out. Intervals are 95 % bootstraps over seeds, "
+        f"resampled together at every lr and every size ({interval_words(analysis)}). The grid "
+        "limits all of it: an lr of the grid cannot show a slope finer than its spacing over the "
+        "range of sizes, which is given as “resolved to”, even where the interval is narrower or "
+        "a single value: add half of it at each end. The basin lies between grid points, as far "
+        "as the loss is linear there. Sizes at which the grid only bounds a figure, or there is "
+        "none, are left out, because a slope through bounds is drawn towards 0; fewer than "
+        f"{MIN_SIZES} sizes give none. For the largest stable lr a resample can leave out a seed "
+        "that diverged but add none, so that resampled limits lie at or above those found. A "
+        "straight line is assumed, not tested, and nothing is extrapolated to other sizes. "
         f"{divergence_words(analysis.study.divergence)}"
     )
 
@@ -80,9 +80,9 @@ def _caption(analysis: Analysis) -> str:
 def _slope(row: Mapping[str, Any]) -> str:
     if row["slope"] is None:
         return "–"
-    spread = "" if row["slope_low"] is None else f" ({_signed(row, '_low')} to "
-    spread += f"{_signed(row, '_high')})" if spread else ""
-    return f"{_signed(row)}{spread}"
+    if row["slope_low"] is None:
+        return _signed(row)
+    return f"{_signed(row)} ({_signed(row, '_low')} to {_signed(row, '_high')})"
 
 
 def _signed(row: Mapping[str, Any], end: str = "") -> str:
