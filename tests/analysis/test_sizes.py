@@ -1,43 +1,12 @@
 import itertools
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from invented_study import LRS, invent, lr_study
-
-from wesar_sweep.analysis import Analysis
-from wesar_sweep.store.frames import outcomes_frame
-from wesar_sweep.store.rows import Outcome
-
-WIDTHS = [16, 32, 64]
-
-
-def sized_study(**changes: Any) -> Any:
-    space = {"width": WIDTHS, "depth": [1, 3], "method": ["he", "wesar"], "lr": LRS}
-    return lr_study(**{"space": space, "replicates": 3, **changes})
-
-
-def with_losses(study: Any, loss_of: Any, *, status: Any = None) -> Analysis:
-    outcomes, _ = invent(study, with_curves=False)
-    rows: list[Outcome] = []
-    for row in outcomes:
-        knobs = row.hyperparameters
-        fate = status(knobs) if status else "completed"
-        loss = math.nan if fate == "diverged" else loss_of(knobs, row.seed)
-        rows.append(replace(row, status=fate, val_loss=loss))
-    return Analysis(study, outcomes_frame(rows))
-
-
-def best_log_lr(knobs: dict[str, Any]) -> float:
-    """He's best lr falls with width; WeSaR's stays."""
-    return -2.5 if knobs["method"] == "wesar" else -2.5 - math.log10(knobs["width"] / 16)
-
-
-def parabola(knobs: dict[str, Any], seed: int) -> float:
-    return float(2 + 0.1 * (math.log10(knobs["lr"]) - best_log_lr(knobs)) ** 2 + 0.001 * seed)
+from invented_study import LRS, lr_study
+from sized_studies import WIDTHS, best_log_lr, parabola, sized_study, with_losses
 
 
 def test_the_best_lr_of_every_size_is_where_the_loss_is_least() -> None:
@@ -60,6 +29,22 @@ def test_basin_width_is_that_of_the_series() -> None:
     for row in analysis.sizes.iter_rows(named=True):
         assert row["basin_width"] == basins[row["series"]]["width"]
         assert row["basin_width_high"] == basins[row["series"]]["width_high"]
+
+
+def test_the_largest_stable_lr_is_that_of_the_series() -> None:
+    limits = {16: 1.0, 32: 3e-2, 64: 0.0}
+
+    def fate(knobs: dict[str, Any], seed: int) -> str:
+        return "completed" if knobs["lr"] < limits[knobs["width"]] else "diverged"
+
+    analysis = with_losses(sized_study(), parabola, status=fate)
+    limit = {row["series"]: row for row in analysis.largest_stable_lr().iter_rows(named=True)}
+    found = {16: (LRS[-1], True, None), 32: (1e-2, False, 3e-2), 64: (None, None, LRS[0])}
+    for row in analysis.sizes.iter_rows(named=True):
+        names = ("stable_lr", "stable_lr_is_lower_bound", "stable_lr_next")
+        assert tuple(row[name] for name in names) == found[row["width"]]
+        assert row["stable_lr"] == limit[row["series"]]["lr"]
+        assert row["stable_lr_rate_high"] == limit[row["series"]]["rate_high"]
 
 
 def test_a_best_lr_at_an_edge_is_marked() -> None:
@@ -114,7 +99,7 @@ def test_the_interval_holds_the_best_lr_of_the_grid_as_often_as_it_says() -> Non
 
 
 def test_a_diverged_run_counts_at_its_initial_loss() -> None:
-    def one_lost(knobs: dict[str, Any]) -> str:
+    def one_lost(knobs: dict[str, Any], seed: int) -> str:
         return "diverged" if knobs["lr"] == 3e-3 and knobs["width"] == 16 else "completed"
 
     whole = with_losses(sized_study(), parabola)
@@ -126,7 +111,7 @@ def test_a_diverged_run_counts_at_its_initial_loss() -> None:
 
 
 def test_nothing_learnt_has_no_best_lr() -> None:
-    found = with_losses(sized_study(), parabola, status=lambda knobs: "diverged").sizes
+    found = with_losses(sized_study(), parabola, status=lambda knobs, seed: "diverged").sizes
     assert found["best_lr"].null_count() == found.height
     assert set(found["note"]) == {"no cell got below its initial loss"}
 

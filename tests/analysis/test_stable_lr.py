@@ -1,11 +1,13 @@
 import dataclasses
 import math
 
+import numpy as np
 import polars as pl
 import pytest
 from invented_study import lr_study, run_of
 
 from wesar_sweep.analysis import Analysis
+from wesar_sweep.analysis.stable_lr import last_stable_place
 from wesar_sweep.analysis.verdict import Verdict
 from wesar_sweep.store.frames import outcomes_frame
 
@@ -51,6 +53,17 @@ def test_edges_of_the_grid() -> None:
     assert (top["lr"], top["at_edge"], top["next_lr"]) == (3e-2, True, None)
     bottom = ladder(1, 3, 3, 3).largest_stable_lr().row(0, named=True)
     assert (bottom["lr"], bottom["rate_high"], bottom["next_lr"]) == (None, None, 1e-3)
+
+
+def test_the_last_stable_place_of_rates_is_that_of_the_cells() -> None:
+    rng = np.random.default_rng(2)
+    ladders = rng.integers(0, 4, size=(30, len(LRS))) * (rng.random((30, len(LRS))) < 0.4)
+    for bound in (0.0, 0.34):
+        places = last_stable_place(ladders / 3, bound=bound)
+        for diverged, place in zip(ladders.tolist(), places.tolist(), strict=True):
+            found = ladder(*diverged).largest_stable_lr(bound=bound)["lr"].to_list()
+            assert found == [LRS[place] if place >= 0 else None]
+    assert last_stable_place(np.array([[0.0, 0.0], [1.0, 0.0]])).tolist() == [1, -1]
 
 
 def test_verdict_says_what_n_leaves_open() -> None:

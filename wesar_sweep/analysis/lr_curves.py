@@ -5,7 +5,7 @@ Named for the axis that nearly every study has; where lr is not searched the axi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -53,6 +53,8 @@ class SeriesLosses:
     """Why, and how many: ``pruned or failed (3 cells)``; empty for none."""
     to_come: int = 0
     """Places of the study's grid at which no run of this series has ended."""
+    diverged_Ln: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
+    """1 where the run diverged, 0 where it completed, NaN where a place lacks the seed."""
 
     @property
     def n(self) -> int:
@@ -82,11 +84,34 @@ class SeriesLosses:
 
         A place none of whose seeds is in a resample keeps its own mean there.
         """
-        known = np.isfinite(self.loss_Ln)
-        weights = resamples(len(self.seeds)).weights
-        total = weights @ np.where(known, self.loss_Ln, 0.0).T
-        count = weights @ known.T.astype(np.float64)
-        return np.where(count > 0, total / np.maximum(count, 1), self.mean_L)
+        return _resampled_means(self.loss_Ln)
+
+    def resampled_rate(self) -> Matrix:
+        """[B, L] the divergence rates of the same resamples."""
+        return _resampled_means(self.diverged_Ln)
+
+    def over(self, seeds: tuple[int, ...]) -> SeriesLosses:
+        """The same series among more seeds, of which it lacks some.
+
+        Series over the same seeds are resampled together: resample b of one has the seeds of
+        resample b of the other, as a figure made of several series needs them.
+        """
+        assert set(self.seeds) <= set(seeds), (self.seeds, seeds)
+        own = [seeds.index(seed) for seed in self.seeds]
+        wide_Ln = []
+        for values_Ln in (self.loss_Ln, self.diverged_Ln):
+            wide = np.full((len(values_Ln), len(seeds)), np.nan)
+            wide[:, own] = values_Ln
+            wide_Ln.append(wide)
+        return replace(self, seeds=seeds, loss_Ln=wide_Ln[0], diverged_Ln=wide_Ln[1])
+
+
+def _resampled_means(values_Ln: Matrix) -> Matrix:
+    known = np.isfinite(values_Ln)
+    weights = resamples(values_Ln.shape[1]).weights
+    total = weights @ np.where(known, values_Ln, 0.0).T
+    count = weights @ known.T.astype(np.float64)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nanmean(values_Ln, axis=1))
 
 
 def lr_curves(cells: pl.DataFrame, *, layout: Axes) -> pl.DataFrame:
@@ -144,9 +169,12 @@ def _arrays(tried: pl.DataFrame, axis: str, places: int) -> SeriesLosses:
     part = tried.filter(pl.col("n") > 0)
     seeds = sorted({seed for found in part["seeds"] for seed in found})
     loss_Ln = np.full((part.height, len(seeds)), np.nan)
-    for place, (found, losses) in enumerate(zip(part["seeds"], part["losses"], strict=True)):
+    diverged_Ln = loss_Ln.copy()
+    rows = part.select("seeds", "losses", "diverged_seeds").rows()
+    for place, (found, losses, diverged) in enumerate(rows):
         for seed, loss in zip(found, losses, strict=True):
             loss_Ln[place, seeds.index(seed)] = loss
+            diverged_Ln[place, seeds.index(seed)] = seed in diverged
     start = part["start_loss"].mean()
     return SeriesLosses(
         series=str(tried["series"][0]),
@@ -158,4 +186,5 @@ def _arrays(tried: pl.DataFrame, axis: str, places: int) -> SeriesLosses:
         lost=tried.filter(pl.col("n") == 0)[axis].cast(pl.Float64).to_numpy(),
         lost_words=without_count(tried),
         to_come=places - tried.height,
+        diverged_Ln=diverged_Ln,
     )

@@ -30,6 +30,7 @@ from wesar_sweep.analysis.pairwise import pairwise
 from wesar_sweep.analysis.replicates import further_seeds, wanted
 from wesar_sweep.analysis.run_spikes import RunSpikes, run_spikes
 from wesar_sweep.analysis.search import search_history
+from wesar_sweep.analysis.size_trend import size_trend
 from wesar_sweep.analysis.sizes import sizes
 from wesar_sweep.analysis.spike_statistics import spike_statistics, worst_spikes
 from wesar_sweep.analysis.stability_boundary import (
@@ -251,9 +252,20 @@ class Analysis:
 
     @cached_property
     def sizes(self) -> pl.DataFrame:
-        """Best lr and basin width at every size; empty where the study searches none beside lr."""
-        basins = self.basin_width()
-        return sizes(self._lr_series, basins, self.cells, study=self.study, layout=self.layout)
+        """Best lr, basin width and largest stable lr at every size; empty without a size."""
+        return sizes(
+            self._lr_series,
+            self.basin_width(),
+            self.largest_stable_lr(),
+            self.cells,
+            study=self.study,
+            layout=self.layout,
+        )
+
+    @cached_property
+    def size_trend(self) -> pl.DataFrame:
+        """Slopes of best lr, basin width and largest stable lr against 3 sizes or more."""
+        return size_trend(self._lr_series, self.sizes, self.cells, layout=self.layout)
 
     @cached_property
     def best_evaluations(self) -> pl.DataFrame:

@@ -1,9 +1,11 @@
-"""How the best learning rate and the basin move with the size of the model.
+"""How the best learning rate, the basin and the largest stable lr move with the size of the model.
 
 One row a (method, other searched knobs, size). The best lr is that of the least cell mean on the
 grid; its interval is a bootstrap over seeds, resampled together at every lr. It is no finer than
-the grid, and at the lowest or highest lr of it the true best may lie beyond. Nothing is
-extrapolated to sizes that were not trained.
+the grid, and at the lowest or highest lr of it the true best may lie beyond. The largest stable lr
+is that of `wesar_sweep.analysis.stable_lr`, with Wilson's interval of the rate there. Nothing is
+extrapolated to sizes that were not trained; slopes over those that were are in
+`wesar_sweep.analysis.size_trend`.
 """
 
 from __future__ import annotations
@@ -36,6 +38,12 @@ _FIGURES: Mapping[str, type[pl.DataType]] = {
     "basin_width_low": pl.Float64,
     "basin_width_high": pl.Float64,
     "basin_is_lower_bound": pl.Boolean,
+    "stable_lr": pl.Float64,
+    "stable_lr_n": pl.Int64,
+    "stable_lr_diverged": pl.Int64,
+    "stable_lr_rate_high": pl.Float64,
+    "stable_lr_is_lower_bound": pl.Boolean,
+    "stable_lr_next": pl.Float64,
     "n_lr": pl.Int64,
     "n_seeds": pl.Int64,
     "note": pl.String,
@@ -62,16 +70,18 @@ def architecture_of(row: Mapping[str, Any], study: Study) -> Architecture:
 def sizes(
     series: Sequence[SeriesLosses],
     basins: pl.DataFrame,
+    stable: pl.DataFrame,
     cells: pl.DataFrame,
     *,
     study: Study,
     layout: Axes,
 ) -> pl.DataFrame:
-    """Best lr and basin width of every line at every size.
+    """Best lr, basin width and largest stable lr of every line at every size.
 
     Args:
         series: `series_losses` of a study whose axis is lr.
         basins: `basin_width` of the same.
+        stable: `largest_stable_lr` of the same study.
         cells: As `wesar_sweep.analysis.cells.cells` gives them.
         study: The study.
         layout: `axes(study)`.
@@ -80,7 +90,10 @@ def sizes(
         line, series, method, the searched size knobs, then the parameters of the model, the best lr
         with its interval (null with one seed) and whether it is at an edge of the lr that have a
         counted run, its loss, the basin's width in decades with its interval and whether it is a
-        lower bound, counts, and why a figure is missing. Empty where no size is searched beside lr.
+        lower bound, the largest stable lr (null where even the lowest counted one is not stable)
+        with the runs there, the upper end of Wilson's interval of their rate, whether it is a lower
+        bound (no higher lr was tried, or none of them has a counted run) and the next lr that was
+        tried; counts, and why a figure is missing. Empty where no size is searched beside lr.
     """
     knobs = size_knobs(layout)
     schema = pl.Schema(
@@ -92,6 +105,7 @@ def sizes(
         return pl.DataFrame(schema=schema)
     rows = {row["series"]: row for row in cells.unique("series").iter_rows(named=True)}
     widths = {row["series"]: row for row in basins.iter_rows(named=True)}
+    limits = {row["series"]: row for row in stable.iter_rows(named=True)}
     found = []
     for one in series:
         row = rows[one.series]
@@ -104,6 +118,7 @@ def sizes(
                 "parameters": model_parameters(architecture_of(row, study)),
                 **_best(one),
                 **_basin(widths[one.series]),
+                **_stable(limits[one.series]),
             }
         )
     order = pl.Series([row["line"] for row in found]).unique(maintain_order=True)
@@ -142,4 +157,16 @@ def _basin(row: Mapping[str, Any]) -> dict[str, Any]:
         "basin_width_low": row["width_low"],
         "basin_width_high": row["width_high"],
         "basin_is_lower_bound": bounded,
+    }
+
+
+def _stable(row: Mapping[str, Any]) -> dict[str, Any]:
+    bounded = None if row["lr"] is None else bool(row["at_edge"] or row["lost_above"])
+    return {
+        "stable_lr": row["lr"],
+        "stable_lr_n": row["n"],
+        "stable_lr_diverged": row["diverged"],
+        "stable_lr_rate_high": row["rate_high"],
+        "stable_lr_is_lower_bound": bounded,
+        "stable_lr_next": row["next_lr"],
     }

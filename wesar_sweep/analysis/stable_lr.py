@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from wesar_sweep.analysis.axes import Axes
 from wesar_sweep.analysis.cells import one_cell_a_place, without_count
-from wesar_sweep.analysis.intervals import wilson
+from wesar_sweep.analysis.intervals import Matrix, wilson
 
 SCHEMA = pl.Schema(
     [
@@ -57,6 +59,18 @@ def largest_stable_lr(cells: pl.DataFrame, *, layout: Axes, bound: float = 0.0) 
             rows.append(_row(part.sort("lr"), bound))
     frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
     return frame.sort("lr", "series", descending=[True, False], nulls_last=True)
+
+
+def last_stable_place(rate_BL: Matrix, *, bound: float = 0.0) -> NDArray[np.int64]:
+    """[B] where the unbroken stable range of each ladder of lr ends; −1 where it has none.
+
+    Args:
+        rate_BL: [B, L] divergence rates at ascending lr with a counted run.
+        bound: Largest rate that counts as stable.
+    """
+    unstable_BL = rate_BL > bound
+    first_B = np.where(unstable_BL.any(axis=1), unstable_BL.argmax(axis=1), rate_BL.shape[1])
+    return np.asarray(first_B - 1, dtype=np.int64)
 
 
 def _row(part: pl.DataFrame, bound: float) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""Best learning rate and basin width against the size of the model."""
+"""Best learning rate, basin width and largest stable lr against the size of the model."""
 
 from __future__ import annotations
 
@@ -17,9 +17,26 @@ from wesar_sweep.reports.theme import SeriesStyle, series_styles
 MAX_PANELS = 4
 """Values of the other size knobs that have panels of their own; of more, the first ones."""
 
+_BOUNDS = {
+    "best_lr": ("at_low_edge", "at_high_edge"),
+    "basin_width": ("basin_is_lower_bound",),
+    "stable_lr": ("stable_lr_is_lower_bound",),
+}
+"""Figure -> the columns of `Analysis.sizes` that say that the grid cuts it off."""
+
+_SPREAD_FACTS = (("low", "Q", "95 % from"), ("high", "Q", "to"), ("n", "Q", "seeds"))
+_STABLE_FACTS = (
+    ("diverged", "Q", "diverged there"),
+    ("n", "Q", "of runs"),
+    ("rate_high", "Q", "rate there at most (95 %)"),
+    ("next", "Q", "next lr tried"),
+)
+
 
 def size(analysis: Analysis) -> Chart:
-    """Best lr above basin width against the size knob with most values, a column a rest of sizes.
+    """Best lr, basin width, largest stable lr against the size knob with most values.
+
+    One row of panels each, beneath each other; a column for every value of the other size knobs.
 
     Args:
         analysis: A study that searches lr and a size.
@@ -39,6 +56,7 @@ def size(analysis: Analysis) -> Chart:
     for figure, title, scale in (
         ("best_lr", "best lr", (lr_scale, lr_axis)),
         ("basin_width", "basin width (decades)", widths),
+        ("stable_lr", "largest stable lr", (lr_scale, lr_axis)),
     ):
         for values_of in panels:
             part = frame
@@ -83,14 +101,10 @@ def _panel(
             "line": row["line"],
             "size": row[knob],
             "at": row[knob] * _aside(list(look).index(row["line"]), len(look)),
-            "value": row[figure],
-            "low": row[f"{figure}_low"],
-            "high": row[f"{figure}_high"],
-            edge: bool(row["at_low_edge"] or row["at_high_edge"])
-            if figure == "best_lr"
-            else bool(row["basin_is_lower_bound"]),
-            "n": row["n_seeds"],
             "parameters": row["parameters"],
+            "value": row[figure],
+            edge: any(row[flag] for flag in _BOUNDS[figure]),
+            **_spread(row, figure),
         }
         for row in part.iter_rows(named=True)
         if row[figure] is not None
@@ -116,7 +130,7 @@ def _panel(
     marks = base.mark_point(size=60, opacity=1, strokeWidth=1.6).encode(
         y=y,
         shape=shape,
-        # An open mark is at an edge, or a lower bound.
+        # An open mark is cut off by the grid.
         fillOpacity=alt.condition(f"datum.{edge}", alt.value(0), alt.value(1)),
         fill=alt.Fill("line:N", scale=colours),
         tooltip=tooltips(
@@ -124,10 +138,8 @@ def _panel(
             ("size", "Q", axis_title(knob)),
             ("parameters", "Q"),
             ("value", "Q", title),
-            ("low", "Q", "95 % from"),
-            ("high", "Q", "to"),
             (edge, "N", "at an edge of lr" if edge == "edge" else "lower bound"),
-            ("n", "Q", "seeds"),
+            *(_STABLE_FACTS if figure == "stable_lr" else _SPREAD_FACTS),
         ),
     )
     layers = [
@@ -136,6 +148,20 @@ def _panel(
         marks,
     ]
     return alt.LayerChart(layer=layers, width=250, height=170)
+
+
+def _spread(row: dict[str, Any], figure: str) -> dict[str, Any]:
+    if figure != "stable_lr":
+        return {"low": row[f"{figure}_low"], "high": row[f"{figure}_high"], "n": row["n_seeds"]}
+    # Its interval is of the rate there, not of an lr: a bar along this axis would mean another.
+    return {
+        "low": None,
+        "high": None,
+        "n": row["stable_lr_n"],
+        "diverged": row["stable_lr_diverged"],
+        "rate_high": row["stable_lr_rate_high"],
+        "next": row["stable_lr_next"],
+    }
 
 
 def _aside(place: int, count: int) -> float:

@@ -1,4 +1,4 @@
-"""The section of sizes: does the best learning rate move with the model, and does its basin?"""
+"""The section of sizes: do best learning rate, basin and largest stable lr move with the model?"""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import axis_title, format_value
 from wesar_sweep.analysis.basin import TOLERANCE
 from wesar_sweep.analysis.sizes import size_knobs
+from wesar_sweep.analysis.verdict import percent
 from wesar_sweep.reports import size_charts
 from wesar_sweep.reports.figure import Figure, divergence_words, interval_words
 from wesar_sweep.reports.named_table import NamedTable
+from wesar_sweep.reports.size_trend_table import size_trend_tables
 from wesar_sweep.reports.tables import Table, number
 
 
 def size_figures(analysis: Analysis) -> list[Figure]:
-    """Best lr and basin against size; none where the study searches no size beside lr."""
+    """Best lr, basin and largest stable lr against size; none without a size beside lr."""
     known = analysis.sizes.filter(analysis.sizes["best_lr"].is_not_null())
     if known.is_empty():
         return []
@@ -28,28 +30,29 @@ def size_figures(analysis: Analysis) -> list[Figure]:
     figure = Figure(
         name="size",
         section="size",
-        title=f"Best lr and basin width against {axis_title(knob)}",
+        title=f"Best lr, basin width and largest stable lr against {axis_title(knob)}",
         chart=size_charts.size(analysis),
         caption=(
-            f"{_words(analysis)} Open marks are best lr at an edge and basins that may be wider. "
-            f"Lines are moved apart a little.{cut}"
+            f"{_words(analysis)} Open marks are best lr at an edge, basins that may be wider and "
+            "largest stable lr that may be higher; a size at which even the lowest lr is not "
+            f"stable has no mark in the last row. Lines are moved apart a little.{cut}"
         ),
         alt=(
-            f"Best lr and basin width against {axis_title(knob)}, one line a method: "
-            f"{known.height} best lr from {low} to {high}."
+            f"Best lr, basin width and largest stable lr against {axis_title(knob)}, one line a "
+            f"method: {known.height} best lr from {low} to {high}."
         ),
     )
     return [figure]
 
 
 def size_tables(analysis: Analysis) -> list[NamedTable]:
-    """The same in numbers."""
+    """The same in numbers, and how steeply they move."""
     frame = analysis.sizes
     if frame.is_empty():
         return []
     knobs = size_knobs(analysis.layout)
     columns = ("series", *map(axis_title, knobs), "parameters", "best lr", "loss there")
-    columns = (*columns, "basin width (decades)", "seeds", "remark")
+    columns = (*columns, "basin width (decades)", "largest stable lr", "seeds", "remark")
     rows = tuple(
         (
             row["line"],
@@ -58,6 +61,7 @@ def size_tables(analysis: Analysis) -> list[NamedTable]:
             _best(row),
             number(row["best_loss"]),
             _basin(row),
+            _stable(row),
             str(row["n_seeds"]),
             _remark(row),
         )
@@ -66,7 +70,8 @@ def size_tables(analysis: Analysis) -> list[NamedTable]:
     numeric = (False, *(True for _ in columns[1:-1]), False)
     caption = _words(analysis)
     table = Table(columns, rows, numeric)
-    return [NamedTable("size", caption, table, frame, section="size", title="Every size")]
+    found = NamedTable("size", caption, table, frame, section="size", title="Every size")
+    return [found, *size_trend_tables(analysis)]
 
 
 def _words(analysis: Analysis) -> str:
@@ -74,7 +79,10 @@ def _words(analysis: Analysis) -> str:
         "Best lr is the lr of the grid with the least mean loss over seeds, diverged runs counted "
         "at min(final, initial) loss; it is no finer than the grid, and at an edge of it the true "
         f"best may lie beyond. Basin width is within {TOLERANCE:g} nats of each one's own best; ≥ "
-        "marks a lower bound. Intervals are 95 % bootstraps over seeds, resampled together at "
+        "marks a lower bound. The largest stable lr is the highest up to which no counted run "
+        "diverged; it is no finer than the grid either, and with few seeds often too high: the "
+        "rate there may be up to what stands beside it, the upper end of Wilson's 95 % interval. "
+        "The other intervals are 95 % bootstraps over seeds, resampled together at "
         f"every lr ({interval_words(analysis)}, a bound for the mean of a symmetric loss, not for "
         "a best lr that is picked from a grid: of such an lr they can be a single value). Each "
         "point is of the trained size alone: nothing is extrapolated to other sizes, and steps and "
@@ -102,7 +110,18 @@ def _basin(row: dict[str, Any]) -> str:
     return f"{sign}{row['basin_width']:.2f}{spread}"
 
 
+def _stable(row: dict[str, Any]) -> str:
+    if row["stable_lr"] is None:
+        return "none" if row["n_lr"] else "–"
+    sign = "≥ " if row["stable_lr_is_lower_bound"] else ""
+    rate = percent(row["stable_lr_rate_high"])
+    runs = f"{row['stable_lr_diverged']}/{row['stable_lr_n']}"
+    return f"{sign}{format_value(row['stable_lr'], knob='lr', digits=3)} ({runs}, rate ≤ {rate})"
+
+
 def _remark(row: dict[str, Any]) -> str:
     edges = [name for name in ("low", "high") if row[f"at_{name}_edge"]]
     words = [f"best at the {' and '.join(edges)} edge"] if edges else []
+    if row["n_lr"] and row["stable_lr"] is None:
+        words.append("the lowest lr is not stable")
     return "; ".join(filter(None, [*words, row["note"]]))
