@@ -123,22 +123,28 @@ def test_a_set_on_which_a_completed_run_was_not_evaluated_has_no_figure() -> Non
 def test_step_time_is_the_ratio_of_medians_seed_by_seed() -> None:
     frame = pl.DataFrame(
         {
-            "trial": [0, 0, 1, 1, 2, 2, 3, 3],
-            "seed": [0, 1] * 4,
-            "status": ["completed"] * 7 + ["diverged"],
-            "steps_trained": [100] * 7 + [1],
-            "seconds": [10.0, 20.0, 14.0, 24.0, 15.0, 33.0, 15.0, 999.0],
+            "trial": [0, 1, 1, 2, 2, 3, 3, 4, 4, 1],
+            "seed": [0, *[0, 1] * 4, 2],
+            "status": ["completed"] * 8 + ["diverged", "completed"],
+            "steps_trained": [100] * 8 + [1, 100],
+            "seconds": [500.0, 10.0, 20.0, 14.0, 24.0, 15.0, 33.0, 15.0, 999.0, 50.0],
+            "worker": ["w0"] * 9 + ["w1"],
         }
     )
     # Seed 0: the median of 0.15 and 0.15 over that of 0.10 and 0.14; seed 1: 0.33 over 0.22.
-    found = relative_step_time(frame, [2, 3], [0, 1])
+    found = relative_step_time(frame, [3, 4], [1, 2])
     assert found is not None
     value, spread = found
     assert value == pytest.approx((0.15 / 0.12 + 0.33 / 0.22) / 2)
     theirs = stats.ttest_1samp([0.15 / 0.12, 0.33 / 0.22], 0).confidence_interval(0.95)
     assert spread is not None and spread.high == pytest.approx(theirs.high)
     assert theirs.low < 0 == spread.low
-    assert relative_step_time(frame.filter(status="failed"), [2], [0]) is None
+    assert relative_step_time(frame.filter(status="failed"), [3], [1]) is None
+    # The first run of a worker loads kernels: of trial 0, and of seed 2, there is no other.
+    assert relative_step_time(frame, [0], [1]) is None
+    later = pl.concat([frame, frame.tail(1).with_columns(trial=2), frame.tail(1)])
+    counted = relative_step_time(later, [2], [1])
+    assert counted is not None and counted[0] == pytest.approx((1.4 + 1.2 + 1.0) / 3)
 
 
 @pytest.mark.parametrize(

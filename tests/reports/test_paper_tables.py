@@ -66,7 +66,7 @@ def test_table_6_has_every_metric_and_a_step_time_where_there_is_one() -> None:
     assert "over that of he" in alone.caption
     last = {(row[0], row[1]): row[-1] for row in alone.table.rows}
     assert {last["he", width] for width in ("16", "32", "64")} == {"1"}
-    assert last["weight_norm", "64"] == "1.50 (1.50–1.50)"
+    assert last["weight_norm", "64"] == "1.500 (1.500–1.500)"
     trained = {(row[0], row[1]): row[-2] for row in alone.table.rows}
     # A gain for each output row: of 6 matrices a layer, and of the prediction.
     gains = 2 * (4 * 16 + 4 * 16 + 16) + 256

@@ -200,8 +200,9 @@ def _time_words(analysis: Analysis) -> str:
     name = _reference(analysis.best_evaluations)
     return (
         f"Relative step time is wall time a step over that of {name}, evaluations included, the "
-        "median over cells, mean over seeds with Student's 95 % interval; runs were trained one at "
-        "a time, on a machine that may have had other work."
+        "median over cells, mean over seeds with Student's 95 % interval; each worker's first run, "
+        "which also loads kernels, is left out. Runs were trained one at a time, on a machine that "
+        "may have had other work."
     )
 
 
@@ -221,7 +222,7 @@ def _ppl_and_counts(row: Mapping[str, Any] | None, one: Measure) -> str:
 def _time(value: float | None, spread: Interval | None) -> str:
     if value is None:
         return "–"
-    return f"{value:.2f}" if spread is None else f"{value:.2f} ({spread.low:.2f}–{spread.high:.2f})"
+    return f"{value:.3f}" if spread is None else f"{value:.3f} ({spread.low:.3f}–{spread.high:.3f})"
 
 
 def _short(parameters: int) -> str:
