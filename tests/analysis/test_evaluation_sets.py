@@ -142,7 +142,8 @@ def test_step_time_is_the_ratio_of_medians_seed_by_seed() -> None:
     assert relative_step_time(frame.filter(status="failed"), [3], [1]) is None
     # The first run of a worker loads kernels: of trial 0, and of seed 2, there is no other.
     assert relative_step_time(frame, [0], [1]) is None
-    later = pl.concat([frame, frame.tail(1).with_columns(trial=2), frame.tail(1)])
+    extra = [{**frame.row(9, named=True), "trial": trial} for trial in (1, 2)]
+    later = pl.concat([frame, pl.DataFrame(extra)])
     counted = relative_step_time(later, [2], [1])
     assert counted is not None and counted[0] == pytest.approx((1.4 + 1.2 + 1.0) / 3)
 
