@@ -8,6 +8,7 @@ from scipy import stats
 from wesar_sweep.analysis.intervals import (
     bootstrap_coverage_bound,
     bootstrap_mean,
+    bootstrap_pooled_median,
     percentile_interval,
     resamples,
     sign_test,
@@ -107,3 +108,33 @@ def test_student_and_sign_test_against_scipy() -> None:
     # By hand: three of three on one side, 2 · (1/2)^3.
     assert sign_test(np.array([1.0, 2.0, 3.0, 0.0])) == pytest.approx(0.25)
     assert sign_test(np.zeros(3)) == 1.0
+
+
+@pytest.mark.parametrize(
+    "sizes", [(1, 1), (1, 4, 2), (3, 1, 1, 2), (30, 1, 25, 4, 18, 2, 9, 11, 40)]
+)
+def test_the_pooled_median_resamples_groups_whole(sizes: tuple[int, ...]) -> None:
+    n = len(sizes)
+    rng = np.random.default_rng(n)
+    group = rng.permutation(np.repeat(np.arange(n), sizes))
+    # Rounded, so that there are ties.
+    values = rng.standard_normal(len(group)).round(1)
+    drawn = resamples(n)
+    by_hand = np.array(
+        [np.median(np.repeat(values, row.astype(int)[group])) for row in drawn.weights]
+    )
+    assert bootstrap_pooled_median(values, group) == percentile_interval(by_hand, n=n)
+
+
+def test_groups_that_differ_make_a_pooled_median_unsure_however_many_values_they_hold() -> None:
+    level = np.linspace(0, 1, 9)
+    few, many = (
+        bootstrap_pooled_median(np.repeat(level, each), np.repeat(np.arange(9), each))
+        for each in (1, 40)
+    )
+    assert few == many and few is not None and few.high - few.low > 0.4
+    # The control: values taken for independent are surer.
+    apart = bootstrap_pooled_median(np.repeat(level, 40), np.arange(360))
+    assert apart is not None and apart.high - apart.low < 0.3
+    assert bootstrap_pooled_median(np.ones(5), np.zeros(5, dtype=np.int64)) is None
+    assert bootstrap_pooled_median(np.empty(0), np.empty(0, dtype=np.int64)) is None

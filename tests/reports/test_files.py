@@ -140,6 +140,8 @@ def test_latex_escapes_every_special_sign() -> None:
     assert latex.escape("1e-3, -0.5 and 3/3 (0.1–0.2)") == (
         r"\ensuremath{10^{-3}}, \ensuremath{-0.5} and 3/3 (0.1--0.2)"
     )
+    bar = "\u0304"
+    assert latex.escape(f"W{bar} a{bar} 1{bar}") == r"\ensuremath{\bar{W}} ā 1\texttt{U+0304}"
     assert latex.escape("run-1 v1e5x a1e-3") == "run-1 v1e5x a1e-3"
 
 

@@ -27,11 +27,13 @@ from wesar_sweep.analysis.paired import (
     with_paired_spikes,
 )
 from wesar_sweep.analysis.pairwise import pairwise
+from wesar_sweep.analysis.probe_statistics import probe_statistics
 from wesar_sweep.analysis.replicates import further_seeds, wanted
 from wesar_sweep.analysis.run_spikes import RunSpikes, run_spikes
 from wesar_sweep.analysis.search import search_history
 from wesar_sweep.analysis.size_trend import size_trend
 from wesar_sweep.analysis.sizes import sizes
+from wesar_sweep.analysis.spike_ratios import spike_ratios
 from wesar_sweep.analysis.spike_statistics import spike_statistics, worst_spikes
 from wesar_sweep.analysis.stability_boundary import (
     RATE,
@@ -110,6 +112,19 @@ class Analysis:
     def spike_statistics(self) -> pl.DataFrame:
         """What the spikes of every series come to."""
         return spike_statistics(self.run_spikes, self.raw_outcomes, self.cells, self.curves)
+
+    @cached_property
+    def spike_ratios(self) -> pl.DataFrame:
+        """Update ratios of every series before and at its spikes."""
+        every = self.study.probes.every
+        return spike_ratios(
+            self.run_spikes, self.raw_outcomes, self.cells, self.curves, every=every
+        )
+
+    @cached_property
+    def probe_statistics(self) -> pl.DataFrame:
+        """Update ratios and norms of every probed cell."""
+        return probe_statistics(self.cells, self.best_cells, self.curves, layout=self.layout)
 
     @cached_property
     def worst_spikes(self) -> pl.DataFrame:

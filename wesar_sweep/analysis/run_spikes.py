@@ -57,6 +57,18 @@ class RunSpikes:
     events: pl.DataFrame
     """Every spike, as `EVENTS` says; by (trial, seed, kind, start)."""
 
+    @property
+    def own(self) -> pl.DataFrame:
+        """The events that are a run's own, as far as can be told.
+
+        Of each run its paired spikes, from which hard batches are out, or its raw ones where it
+        could not be paired.
+        """
+        judged = pl.col("paired_spikes").is_not_null()
+        kind = pl.when(judged).then(pl.lit("paired")).otherwise(pl.lit("raw"))
+        which = self.runs.select("trial", "seed", kind=kind.cast(EVENTS["kind"]))
+        return self.events.join(which, on=["trial", "seed", "kind"])
+
 
 def run_spikes(outcomes: pl.DataFrame, curves: Mapping[Key, Curve], *, study: Study) -> RunSpikes:
     """Find the raw and the paired spikes of every run that has a curve.

@@ -102,13 +102,9 @@ def worst_spikes(found: RunSpikes, outcomes: pl.DataFrame, *, count: int = 5) ->
     Returns:
         As `WORST` says; ``rank`` from 1.
     """
-    judged = pl.col("paired_spikes").is_not_null()
-    kind = pl.when(judged).then(pl.lit("paired")).otherwise(pl.lit("raw"))
-    which = found.runs.select("trial", "seed", kind=kind.cast(EVENTS["kind"]))
     status = outcomes.select("trial", "seed", "status")
     worst = (
-        found.events.join(which, on=["trial", "seed", "kind"])
-        .join(status, on=["trial", "seed"])
+        found.own.join(status, on=["trial", "seed"])
         .sort("height", "trial", "seed", "start", descending=[True, False, False, False])
         .unique(["trial", "seed"], keep="first", maintain_order=True)
         .sort(pl.col("status") != "completed", maintain_order=True)

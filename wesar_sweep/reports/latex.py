@@ -65,6 +65,9 @@ _CHARACTERS: Mapping[str, str] = {
 }
 _ACCENTS = frozenset("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327")
 _LETTERS = frozenset("ßæÆøØåÅœŒ")
+_MACRON = "\u0304"
+# Of the letters with a bar, such as W̄, most have no code point of their own.
+_SIGNS = re.compile(f"[A-Za-z]{_MACRON}|.", re.DOTALL)
 # A number that is a whole word: with its exponent, or with a sign.
 _NUMBER = re.compile(
     r"(?<![\w.\-])(?P<sign>-?)(?P<mantissa>\d+(?:\.\d+)?)(?:e(?P<exponent>[+-]?\d+))?(?![\w.]*\w)"
@@ -94,12 +97,14 @@ def _number(found: re.Match[str]) -> str:
 def _plain(text: str) -> str:
     # Of two hyphens LaTeX would make a dash.
     parts = re.split(r"(?<=-)(?=-)", text)
-    return "{}".join("".join(map(_character, part)) for part in parts)
+    return "{}".join("".join(map(_character, _SIGNS.findall(part))) for part in parts)
 
 
 def _character(sign: str) -> str:
     if sign in _CHARACTERS:
         return _CHARACTERS[sign]
+    if sign.endswith(_MACRON) and len(sign) == 2:
+        return _math(rf"\bar{{{sign[0]}}}")
     if " " <= sign <= "~" or sign in _LETTERS:
         return sign
     if sign == "\u00a0" or sign == "\u202f":

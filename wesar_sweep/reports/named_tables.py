@@ -14,6 +14,7 @@ from wesar_sweep.reports.named_table import NamedTable
 from wesar_sweep.reports.paired_table import paired_tables
 from wesar_sweep.reports.paper_layout import paper_layout
 from wesar_sweep.reports.paper_tables import paper_tables
+from wesar_sweep.reports.probe_tables import probe_tables
 from wesar_sweep.reports.search_figures import search_tables
 from wesar_sweep.reports.set_tables import set_tables
 from wesar_sweep.reports.size_figures import size_tables
@@ -99,6 +100,7 @@ def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTab
     return [
         *found,
         *paired_tables(analysis),
+        *probe_tables(analysis),
         *spike_tables(analysis),
         *size_tables(analysis),
         *paper_tables(analysis),

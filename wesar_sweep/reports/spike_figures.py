@@ -12,6 +12,7 @@ from wesar_sweep.reports.chosen_runs import cell_words
 from wesar_sweep.reports.figure import Figure, seeds_words
 from wesar_sweep.reports.named_table import NamedTable
 from wesar_sweep.reports.paper_charts import recovery_words
+from wesar_sweep.reports.probe_tables import spike_ratio_tables
 from wesar_sweep.reports.tables import Table
 from wesar_sweep.stability.spike_score import OLMO_2_SIGMA, OLMO_2_WINDOW
 from wesar_sweep.stability.spikes import MIN_PAIRED_RUNS
@@ -48,7 +49,7 @@ def spike_figures(analysis: Analysis) -> list[Figure]:
 
 
 def spike_tables(analysis: Analysis) -> list[NamedTable]:
-    """How many spikes each series has, and the worst of all; none without a curve."""
+    """How many spikes each series has, update ratios there, the worst; none without a curve."""
     statistics = analysis.spike_statistics
     if statistics.is_empty():
         return []
@@ -79,7 +80,8 @@ def spike_tables(analysis: Analysis) -> list[NamedTable]:
     found = [
         NamedTable(
             "spikes", caption, table, statistics, section="spikes", title="Spikes of each series"
-        )
+        ),
+        *spike_ratio_tables(analysis),
     ]
     return found if analysis.worst_spikes.is_empty() else [*found, _worst(analysis)]
 
