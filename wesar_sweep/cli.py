@@ -583,8 +583,8 @@ def _finish(result: Result) -> None:
         database = directory.storage_file if remote else directory.database_file
         say(
             f"{summary.waiting} run(s) have no outcome though nothing is left to train: rows are "
-            f"missing from {_short(result.directory.outcomes_folder)}. For a grid, delete "
-            f"{_short(database)} and resume: the database is made anew from the rows."
+            f"missing from {_short(result.directory.outcomes_folder)}. For a grid or listed cells, "
+            f"delete {_short(database)} and resume: the database is made anew from the rows."
         )
     if summary.failed or not summary.complete:
         raise typer.Exit(1)

@@ -12,7 +12,7 @@ from wesar_sweep.errors import ConfigError
 
 LONG_LISTS = {
     "{STUDY_KEYS}": (
-        "name, title, question, space, replicates, first_seed, sampler, pruner, objectives, "
+        "name, title, question, space, replicates, first_seed, sampler, pruner, finishes, objectives, "
         "method, methods, model, training, data, evaluation, divergence, spikes, probes, "
         "keep_weights, retries"
     ),

@@ -44,7 +44,7 @@ _REQUIRED: dict[FileKind, dict[str, Any]] = {"study": {"name": "study", "space":
 
 _LATER: dict[str, dict[str, Any]] = {
     "training": {key: Training.model_fields[key].default for key in WHOLE_STUDY},
-    "sampler": {"along": None},
+    "sampler": {"along": None, "listed": None},
     "data": {"tokenizer": {"kind": "bytes"}, "mask_documents": False, "field": "text"},
     "evaluation": {"sets": {}},
 }
@@ -170,16 +170,17 @@ def anchored(study: Study, folder: Path) -> Study:
 def study_hash(study: Study) -> str:
     """SHA-256, in hex, of all that decides what is trained; the first 12 digits are enough to show.
 
-    Left out: title, question, retries and whether weights are kept, which change no run, and where
-    text and tokenizer lie, which their own hashes stand for. What was not always there, `_LATER`,
-    counts where it is set: left alone it leaves the hash as it was, so that older studies go on.
+    Left out: title, question, what is finished, retries and whether weights are kept, which change
+    no run, and where text and tokenizer lie, which their own hashes stand for. What was not always
+    there, `_LATER`, counts where it is set: left alone it leaves the hash as it was, so that older
+    studies go on.
     """
     plain = resolved(study)
     for section, keys in _LATER.items():
         for key, default in keys.items():
             if plain[section].get(key) == default:
                 plain[section].pop(key, None)
-    for key in ("title", "question", "retries", "keep_weights"):
+    for key in ("title", "question", "finishes", "retries", "keep_weights"):
         del plain[key]
     for key in ("paths", "validation"):
         plain["data"].pop(key, None)
