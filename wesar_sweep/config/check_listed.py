@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping
 from wesar_sweep.config.findings import Finding
 from wesar_sweep.config.knobs import knob_table
 from wesar_sweep.config.space import (
-    Choices,
     Parameter,
     Scalar,
     active,
     fixed_knobs,
-    holds,
     parents_first,
     values,
+    within,
 )
 from wesar_sweep.config.study import Study
 from wesar_sweep.config.words import listed, nearest
@@ -94,7 +93,7 @@ def _cell(study: Study, path: KeyPath, cell: Mapping[str, Scalar]) -> Iterator[F
         elif knob not in cell:
             missing.append(knob)
             unsure.add(knob)
-        elif _within(parameter, knob, cell[knob]):
+        elif within(cell[knob], parameter, knob):
             params[knob] = cell[knob]
         else:
             unsure.add(knob)
@@ -119,15 +118,6 @@ def _unknown(study: Study, path: KeyPath, knob: str) -> Finding:
     message = "space does not vary this"
     allowed = listed(study.space)
     return Finding(path, message, allowed=allowed, hint=hint, involves=involves, at_key=True)
-
-
-def _within(parameter: Parameter, knob: str, value: Scalar) -> bool:
-    known = values(parameter, knob)
-    if known is not None:
-        return holds(value, known)
-    assert not isinstance(parameter, Choices), "choices are a list"
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and parameter.low <= value <= parameter.high  # type: ignore[operator]
 
 
 def _allowed(parameter: Parameter, knob: str) -> str:
