@@ -18,6 +18,6 @@ class Finishes(Frozen):
 
     study: str = Field(description="Name of the search.")
     hash: str = Field(description="Its hash, by which its results are known.")
-    pruned: Count = Field(description="Cells that its pruner ended.")
+    pruned: Count = Field(description="Settings that its pruner ended.")
     drawn: Count = Field(description="How many of them were drawn, without replacement.")
     seed: Annotated[int, Field(ge=0)] = Field(description="Seed of the draw.")

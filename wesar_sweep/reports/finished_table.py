@@ -31,7 +31,7 @@ def finished_tables(analysis: Analysis) -> list[NamedTable]:
             "final loss",
             "95 % interval",
             "n",
-            "− search's best",
+            "minus search's best",
             "95 % interval",
             "pairs",
         ),
@@ -43,22 +43,30 @@ def finished_tables(analysis: Analysis) -> list[NamedTable]:
     return [NamedTable("finished", caption, table, found.cells, "search", title)]
 
 
+def answer(found: Finished) -> str:
+    """How many ended below the search's best, in one sentence."""
+    many, share = found.cells.height, found.share
+    assert share is not None, "there are finished cells"
+    return (
+        f"{found.below} of {many} finished cells ended below the search's best "
+        f"({percent(found.below / many)}, Wilson's 95 % interval {percent(share.low)} to "
+        f"{percent(share.high)})."
+    )
+
+
 def summary(analysis: Analysis, found: Finished) -> str:
     """The answer: how many ended below the search's best, and whether the early losses told."""
     search, many = found.search, found.cells.height
-    best, share = search.best, found.share
-    assert share is not None, "there are finished cells"
-    sample = f"of {len(search.cells)} drawn at random (seed {search.seed}) from the {search.pruned}"
-    if len(search.cells) == search.pruned:
-        sample = f"of all {search.pruned}"
+    best, drawn = search.best, len(search.cells)
+    sample = f"{'the' if many == drawn else f'{many} of the'} {drawn}"
+    if drawn < search.pruned:
+        sample += f" drawn at random (seed {search.seed}) from the {search.pruned}"
     spread = "no interval"
     if best.loss_low is not None and best.loss_high is not None:
         spread = f"95 % interval {number(best.loss_low)} to {number(best.loss_high)}"
     words = (
-        f"{found.below} of {many} finished cells ended below the search's best "
-        f"({percent(found.below / many)}, Wilson's 95 % interval {percent(share.low)} to "
-        f"{percent(share.high)}), {found.clearly_below} of them with an interval of the difference "
-        f"below 0. They are {many} {sample} settings that the pruner of {search.study} had ended; "
+        f"{answer(found)} Of {found.clearly_below} the whole interval of the difference lies below "
+        f"0. They are {sample} settings that the pruner of {search.study} had ended; "
         f"that best, trained to the end there, is {_best_words(analysis, found)} with a loss of "
         f"{number(best.loss)} ({spread}, n = {len(best.seeds)}). Final losses are means over seeds "
         f"({seeds_words(analysis)}) of min(final, initial) loss, differences are taken seed by "
@@ -87,8 +95,11 @@ def _correlation_words(found: Finished) -> str:
     if len(steps) > 1:
         words += (
             f"; they were ended at {len(steps)} different steps, from {steps[0]} to {steps[-1]}, "
-            "and an early loss is a high one, so that it mixes when with how well"
+            "and earlier losses are higher ones, so that it mixes when a cell was ended with how "
+            "well it did"
         )
+    if (found.cells["pruned_n"] < found.cells["n"]).any():
+        words += "; some losses at pruning are of fewer runs than the final ones"
     return f"{words}."
 
 
