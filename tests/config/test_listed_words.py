@@ -11,6 +11,7 @@ from wesar_sweep.config import dump_study, grid_cells, listed_cells, load_study,
 from wesar_sweep.config.load import study_hash
 from wesar_sweep.config.yaml12 import parse
 from wesar_sweep.errors import ConfigError
+from wesar_sweep.studies.check import check
 
 SPACE = {
     "method": ["he", "wesar"],
@@ -107,11 +108,22 @@ def test_the_list_goes_with_its_sampler(sampler: Any, path: str, message: str) -
     assert problem.path == path and message in problem.message
 
 
+def test_it_has_no_options() -> None:
+    sampler = {"name": "listed", "listed": [HE], "options": {"multivariate": True}}
+    with pytest.raises(ConfigError, match="the sampler listed has no options"):
+        check(parse_study({"name": "s", "space": SPACE, "sampler": sampler}))
+
+
 def test_only_listed_cells_finish_others_and_as_many_as_were_drawn() -> None:
     whose = {"study": "x", "hash": "ab", "pruned": 7, "drawn": 1, "seed": 0}
     assert study(HE, finishes=whose).finishes.pruned == 7
     assert study_hash(study(HE, finishes=whose)) == study_hash(study(HE)), "it changes no run"
-    ((path, *_),) = complaints(HE, WESAR, finishes=whose)
+    ((path, said, _),) = complaints(HE, WESAR, finishes=whose)
+    assert path == "finishes.drawn" and said == "2 cells are listed"
+    ((path, said, _),) = complaints(HE, WESAR, finishes={**whose, "drawn": 2, "pruned": 1})
+    assert path == "finishes.drawn" and said == "no more than 1 were pruned"
+    # One key is wrong, and no other is missed for that.
+    ((path, *_),) = complaints(HE, finishes={**whose, "drawn": 0})
     assert path == "finishes.drawn"
     grid = {"name": "s", "space": {"lr": [1e-3]}, "finishes": whose}
     with pytest.raises(ConfigError, match="as listed ones"):

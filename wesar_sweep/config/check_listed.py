@@ -59,6 +59,9 @@ def listed_findings(study: Study) -> Iterator[Finding]:
         message = f"{len(sampler.listed)} cells are listed"
         path = ("finishes", "drawn")
         yield Finding(path, message, hint="leave it as it was", involves=(("sampler",),))
+    elif study.finishes is not None and study.finishes.drawn > study.finishes.pruned:
+        message = f"no more than {study.finishes.pruned} were pruned"
+        yield Finding(("finishes", "drawn"), message, hint="leave it as it was")
 
 
 def _example(study: Study) -> str:

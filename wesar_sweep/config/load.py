@@ -272,7 +272,7 @@ def _validate(
 
 def _take_out(raw: dict[str, Any], path: KeyPath) -> KeyPath:
     """Remove what is wrong, with as much around it as it needs; the path that was removed."""
-    whole = 1 if path[:1] in (("data",), ("pruner",), ("replicates",)) else 2
+    whole = 1 if path[:1] in (("data",), ("pruner",), ("replicates",), ("finishes",)) else 2
     indices = [depth for depth, key in enumerate(path) if isinstance(key, int)]
     path = path[: min([whole, *indices])]
     node = raw

@@ -85,7 +85,9 @@ def sampler_problems(study: Study) -> list[Problem]:
     if not study.sampler.draws:
         return [
             Problem(
-                "the grid has no options" if name == "grid" else f"the sampler {name} has none",
+                "the grid has no options"
+                if name == "grid"
+                else f"the sampler {name} has no options",
                 path=f"sampler.options.{option}",
                 value=repr(value),
                 hint="remove it, or choose another sampler",
