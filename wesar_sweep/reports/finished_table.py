@@ -8,7 +8,6 @@ from typing import Any
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import series_label
 from wesar_sweep.analysis.finished import Finished
-from wesar_sweep.analysis.intervals import bootstrap_coverage_bound
 from wesar_sweep.analysis.rank_correlation import LEAST_POINTS
 from wesar_sweep.analysis.verdict import percent, setting
 from wesar_sweep.config.run import make_run
@@ -88,8 +87,6 @@ def _correlation_words(found: Finished) -> str:
             f"95 % interval {tau.interval.low:+.2f} to {tau.interval.high:+.2f}, a bootstrap over "
             f"cells, n = {tau.n}"
         )
-        bound = bootstrap_coverage_bound(tau.n)
-        spread += f", with which it covers at most {percent(bound)}" if bound < 0.95 else ""
     words = f"Kendall's tau-b of the loss at pruning and the final one is {tau.tau:+.2f} ({spread})"
     steps = found.pruning_steps
     if len(steps) > 1:
