@@ -10,7 +10,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wesar_sweep.api import Result, compare, load, open_result, publish, resume, run
+    from wesar_sweep.api import (
+        Result,
+        compare,
+        finish,
+        load,
+        open_result,
+        publish,
+        resume,
+        run,
+    )
     from wesar_sweep.errors import ConfigError, LaunchError, StoreError, WesarSweepError
 
 __all__ = [
@@ -20,6 +29,7 @@ __all__ = [
     "StoreError",
     "WesarSweepError",
     "compare",
+    "finish",
     "load",
     "open_result",
     "publish",

@@ -192,6 +192,38 @@ def run(
     return Result(study, StudyDirectory(root))
 
 
+def finish(
+    search: Result | Path | str,
+    *,
+    to: Path | str,
+    cells: int = 12,
+    seed: int = 0,
+    on: Sweep | Path | str | None = None,
+    quiet: bool = False,
+) -> Result:
+    """Train a random sample of a search's pruned cells to the end, or what is left of it.
+
+    Args:
+        search: A finished study with a pruner, or its directory.
+        to: The results directory for it; table ``finished`` of its report says what pruning hid.
+        cells: How many pruned settings to draw; all where there are fewer.
+        seed: Of the draw.
+        on: As for `run`.
+        quiet: Show no progress on standard error.
+
+    Raises:
+        StoreError: The search has not ended or nothing of it was pruned, or the directory is the
+            search's own or holds another study.
+        EndedEarly, ConfigError, LaunchError: As `run`.
+    """
+    from wesar_sweep.finishing import begin
+
+    result = search if isinstance(search, Result) else open_result(search)
+    sweep = on if isinstance(on, Sweep) else load_sweep(None if on is None else Path(on))
+    study = begin(result.directory, to=Path(to), sweep=sweep, cells=cells, seed=seed)
+    return run(study, on=sweep, out=to, quiet=quiet)
+
+
 def compare(a: Result | Path | str, b: Result | Path | str) -> Comparison:
     """Two studies cell by cell, finished or not; differences are b − a.
 

@@ -133,6 +133,34 @@ def resume(
     _run(result.study, sweep, directory, detach=detach)
 
 
+@app.command(epilog="Example: wesar-sweep finish results/tpe --to results/tpe_finished")
+def finish(
+    directory: Directory,
+    to: Annotated[
+        Path, typer.Option(metavar="NEW", help="Results directory of the cells that are finished.")
+    ],
+    cells: Annotated[
+        int, typer.Option(min=1, help="Pruned cells to draw; all where there are fewer.")
+    ] = 12,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
+    on: On = None,
+    slots: Slots = None,
+    device: Device = None,
+    workers: Workers = None,
+    detach: Detach = False,
+) -> None:
+    """Train pruned cells of a finished search to the end, drawn at random: what did pruning hide?
+
+    The report in NEW says whether one of them would have been the best; `resume NEW` goes on.
+    """
+    from wesar_sweep import api, finishing
+
+    search = api.open_result(directory)
+    sweep = _sweep(on, slots=slots, device=device, workers=workers)
+    study = finishing.begin(search.directory, to=to, sweep=sweep, cells=cells, seed=seed)
+    _run(study, sweep, to, detach=detach)
+
+
 @app.command(epilog="Example: wesar-sweep status results/lr_sigma --watch")
 def status(
     directory: Directory,
@@ -608,8 +636,8 @@ def _finish(result: Result) -> None:
         database = directory.storage_file if remote else directory.database_file
         say(
             f"{summary.waiting} run(s) have no outcome though nothing is left to train: rows are "
-            f"missing from {_short(result.directory.outcomes_folder)}. For a grid, delete "
-            f"{_short(database)} and resume: the database is made anew from the rows."
+            f"missing from {_short(result.directory.outcomes_folder)}. For a grid or listed cells, "
+            f"delete {_short(database)} and resume: the database is made anew from the rows."
         )
     if summary.failed or not summary.complete:
         raise typer.Exit(1)

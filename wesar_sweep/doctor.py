@@ -27,8 +27,9 @@ import torch
 
 from wesar_sweep.config import resolved_precision
 from wesar_sweep.config.check_space import TooManySettingsError, settings
+from wesar_sweep.config.listed import listed_cells
 from wesar_sweep.config.run import Architecture, make_run
-from wesar_sweep.config.space import grid_cells, possible_values
+from wesar_sweep.config.space import possible_values
 from wesar_sweep.config.study import Study
 from wesar_sweep.config.sweep import Sweep
 from wesar_sweep.errors import ConfigError
@@ -443,9 +444,8 @@ def architectures(study: Study) -> list[Architecture]:
 
     Of long ranges a few values stand for all, as in the study's own checks.
     """
-    if study.sampler.name == "grid":
-        cells = grid_cells(study)
-    else:
+    cells = listed_cells(study)
+    if cells is None:
         shape = [knob for knob in study.space if knob in Architecture.__dataclass_fields__]
         cells = list(settings(study, *shape))
     runs = (make_run(study, number, study.first_seed, cell) for number, cell in enumerate(cells))

@@ -29,6 +29,7 @@ from wesar_sweep.progress import Display
 from wesar_sweep.store import checkpoint_files
 from wesar_sweep.store.atomic import write_atomically
 from wesar_sweep.store.drive import Drive
+from wesar_sweep.store.finished_search import require_text_of_search
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import HeldLock, try_hold
 from wesar_sweep.store.provenance import (
@@ -222,6 +223,7 @@ def _prepare(
         corpus = load_corpus(study.data, context=longest_context(study), progress=progress)
     resumed = directory.provenance_file.exists()
     require_same_corpus(directory, sha256=corpus.sha256)
+    require_text_of_search(directory, sha256=corpus.sha256)
     # Read by the workers again; what is wrong with them is said before anything is launched.
     sets = sets_of(study, corpus=corpus)
     require_same_sets(directory, sha256={name: one.sha256 for name, one in sets.items()})

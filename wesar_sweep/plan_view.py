@@ -16,8 +16,9 @@ from rich.table import Table
 
 from wesar_sweep.config import resolved
 from wesar_sweep.config.boundary import boundary_search
+from wesar_sweep.config.listed import listed_cells
 from wesar_sweep.config.run import Run, make_run
-from wesar_sweep.config.space import Scalar, grid_cells, values
+from wesar_sweep.config.space import Scalar, values
 from wesar_sweep.config.study import Study
 from wesar_sweep.config.sweep import Sweep
 from wesar_sweep.errors import LaunchError
@@ -39,13 +40,13 @@ def facts(study: Study, *, sweep: Sweep, probe: bool) -> dict[str, Any]:
     """
     check(study)
     workers = plan_workers(sweep)
-    grid = study.sampler.name == "grid"
     search = boundary_search(study)
     if search is not None:
         middle = search.values[len(search.values) // 2]
         cells = [{**one, search.along: middle} for one in search.series] * search.most
     else:
-        cells = grid_cells(study) if grid else [_middle(study)] * int(study.sampler.cells or 0)
+        listed = listed_cells(study)
+        cells = [_middle(study)] * int(study.sampler.cells or 0) if listed is None else listed
     runs = [make_run(study, trial, study.first_seed, cell) for trial, cell in enumerate(cells)]
     tokens = sum(map(_tokens, runs)) * study.least_replicates
     planned: dict[str, Any] = {

@@ -24,6 +24,7 @@ from wesar_sweep.reports.named_tables import tables
 from wesar_sweep.store.atomic import store_error, write_atomically, write_folder_atomically
 from wesar_sweep.store.beat import read_beats, write_beat
 from wesar_sweep.store.drive import read_drive, write_drive
+from wesar_sweep.store.finished_search import read_finished_search, write_finished_search
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.provenance import read_provenance, write_provenance
 from wesar_sweep.store.published import write_published
@@ -76,6 +77,8 @@ def publish(directory: StudyDirectory, *, to: Path) -> Published:
         study = portable(result.study, anonymous.folder)
         write_atomically(made.study_file, dump_study(study).encode())
         write_provenance(made, facts=anonymous.provenance(facts))
+        if (search := read_finished_search(directory)) is not None:
+            write_finished_search(made, search=search)
         _write_accounts(directory, made, anonymous)
         write_published(made, outcomes=exact.raw_outcomes, curves=exact.curves)
         # The report is of what a reader of the folder has.

@@ -12,9 +12,9 @@ from wesar_sweep.errors import ConfigError
 
 LONG_LISTS = {
     "{STUDY_KEYS}": (
-        "name, title, question, space, replicates, first_seed, sampler, pruner, objectives, "
-        "method, methods, model, training, data, evaluation, divergence, spikes, probes, "
-        "keep_weights, retries"
+        "name, title, question, space, replicates, first_seed, sampler, pruner, finishes, "
+        "objectives, method, methods, model, training, data, evaluation, divergence, spikes, "
+        "probes, keep_weights, retries"
     ),
     "{KNOBS}": (
         "method, width, depth, heads, context, ffn, ffn_width, position, tied, qk_norm, steps, "

@@ -256,7 +256,7 @@ CASES = [
         LR + "sampler: {name: grid}\n",
         "study.yaml:3:10: sampler: expected a mapping, found text\n"
         "    value: grid\n"
-        "    allowed: a mapping with the keys name, along, cells, seed, options\n"
+        "    allowed: a mapping with the keys name, listed, along, cells, seed, options\n"
         "    hint: write {name: grid}",
     ),
     (
@@ -265,7 +265,7 @@ CASES = [
         LR + "sampler: {name: tpe, cells: 9}\n",
         "study.yaml:3:17: sampler.name: this is not one of the allowed values\n"
         "    value: bayes\n"
-        "    allowed: grid, boundary, random, tpe, qmc, cmaes, gp, nsga2",
+        "    allowed: grid, listed, boundary, random, tpe, qmc, cmaes, gp, nsga2",
     ),
     (
         "unknown data source",

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import polars as pl
 
 from wesar_sweep.config.knobs import Scalar, knob_table
+from wesar_sweep.config.listed import listed_cells
 from wesar_sweep.config.run import default_ffn_width
-from wesar_sweep.config.space import Range, grid_cells, possible_values, values
+from wesar_sweep.config.space import Range, possible_values, values
 from wesar_sweep.config.study import Study
 from wesar_sweep.store.frames import KNOBS
 
@@ -70,8 +71,7 @@ def axes(study: Study) -> Axes:
     # cell without a value has no place along an axis.
     free = [k for k in numeric if not study.space[k].when and not _can_be_null(study, k)]
     axis = "lr" if "lr" in numeric else (free[0] if free else None)
-    searches = study.sampler.name == "boundary"
-    axis = study.sampler.along if searches else axis
+    axis = study.sampler.along if study.sampler.name == "boundary" else axis
     scattered = tuple(k for k in searched if k not in ("method", axis) and _scattered(study, k))
     series = ("method", *(k for k in searched if k not in ("method", axis, *scattered)))
     listed = () if axis is None else values(study.space[axis], axis)
@@ -81,8 +81,9 @@ def axes(study: Study) -> Axes:
         axis=axis,
         series=series,
         scattered=scattered,
-        # A boundary search tries few of the values, and some again.
-        gridded=not (searches or scattered)
+        # A boundary search tries few of the values, and some again; a list has any it likes.
+        gridded=study.sampler.name not in ("boundary", "listed")
+        and not scattered
         and listed is not None
         and len(known) <= MAX_SERIES_VALUES,
         axis_values=tuple(int(v) if integer else v for v in known),
@@ -157,8 +158,9 @@ def with_series(frame: pl.DataFrame, layout: Axes) -> pl.DataFrame:
 
 
 def expected_series(study: Study, layout: Axes) -> tuple[str, ...]:
-    """The labels of all series that a grid will have, in the file's order; empty for no grid."""
-    if study.sampler.name != "grid":
+    """The labels of all series that listed cells will have, in the file's order; else empty."""
+    cells = listed_cells(study)
+    if cells is None:
         return ()
     fixed: dict[str, Scalar] = {
         "method": study.method,
@@ -166,7 +168,7 @@ def expected_series(study: Study, layout: Axes) -> tuple[str, ...]:
         **dict(study.training),
     }
     labels: dict[str, None] = {}
-    for cell in grid_cells(study):
+    for cell in cells:
         knobs = {**fixed, **cell}
         if not study.method_parts(str(knobs["method"])).uses_sigma2:
             knobs["sigma2"] = None

@@ -15,6 +15,7 @@ from wesar_sweep.analysis.cells import cells, ranked
 from wesar_sweep.analysis.completeness import Completeness, completeness
 from wesar_sweep.analysis.cost import Accounts, Cost
 from wesar_sweep.analysis.evaluation_sets import best_evaluations, cell_evaluations
+from wesar_sweep.analysis.finished import Finished, finished
 from wesar_sweep.analysis.importance import importance
 from wesar_sweep.analysis.lr_curves import SeriesLosses, lr_curves, seed_points, series_losses
 from wesar_sweep.analysis.lr_sensitivity import effective_lr_sensitivity, lr_sensitivity
@@ -46,7 +47,8 @@ from wesar_sweep.analysis.step_time import trained_one_at_a_time
 from wesar_sweep.analysis.verdict import Verdict, verdict
 from wesar_sweep.config.load import load_study
 from wesar_sweep.config.study import Study
-from wesar_sweep.errors import ConfigError, Problem
+from wesar_sweep.errors import ConfigError, Problem, StoreError
+from wesar_sweep.store.finished_search import FinishedSearch, read_finished_search
 from wesar_sweep.store.frames import Key, read_curves, read_outcomes_frame
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.rows import Curve
@@ -62,11 +64,13 @@ class Analysis:
     curves: Mapping[Key, Curve] = field(default_factory=dict)
     """By (trial, seed); figures that need curves are null for runs without one."""
     unreadable: tuple[str, ...] = ()
-    """What was wrong with curve files that could not be read."""
+    """What was wrong with curve files and the like that could not be read."""
     accounts: Accounts = field(default_factory=Accounts)
     """What workers and driver wrote down of the cost; empty for a study in memory."""
     one_at_a_time: bool = False
     """Whether it is known that no run shared its steps with others, so that they have a time."""
+    finished_search: FinishedSearch | None = None
+    """What is known of the search whose pruned cells this study finishes, if it does."""
 
     @classmethod
     def read(cls, directory: StudyDirectory, *, study: Study | None = None) -> Analysis:
@@ -84,6 +88,11 @@ class Analysis:
         outcomes = read_outcomes_frame(directory, study=study)
         keys = outcomes.select("trial", "seed").rows()
         curves, unreadable = read_curves(directory, keys)
+        search = None
+        try:
+            search = read_finished_search(directory)
+        except StoreError as error:
+            unreadable.append(str(error))
         return cls(
             study,
             outcomes,
@@ -91,6 +100,7 @@ class Analysis:
             tuple(unreadable),
             Accounts.read(directory),
             one_at_a_time=trained_one_at_a_time(directory, outcomes),
+            finished_search=search,
         )
 
     @cached_property
@@ -302,6 +312,11 @@ class Analysis:
     def search_history(self) -> pl.DataFrame:
         """Every cell in the order it was asked for, with what the sampler was told."""
         return search_history(self.raw_outcomes, study=self.study)
+
+    @cached_property
+    def finished(self) -> Finished | None:
+        """What pruning hid from the search whose cells this study finishes; None: it does not."""
+        return finished(self.cells, study=self.study, search=self.finished_search)
 
     @cached_property
     def cost(self) -> Cost:

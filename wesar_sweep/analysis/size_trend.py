@@ -7,8 +7,10 @@ same seeds at every size (runs of one seed share their batches): a resample take
 every lr and size, so that what a seed does alike everywhere is in no slope.
 
 A size at which the grid of lr only bounds the figure is left out: a slope through bounds would be
-drawn towards 0, which is what transfer looks like. Best and largest stable lr are no finer than the
-grid, so that a slope finer than `resolution` is not resolved, however narrow its interval is.
+drawn towards 0, which is what transfer looks like. The best lr is taken between grid points here:
+the least of the parabola through the lowest cell mean and its two neighbours, in log lr. The
+largest stable lr is no finer than the grid, so that a slope of it finer than `resolution` is not
+resolved, however narrow its interval is.
 """
 
 from __future__ import annotations
@@ -80,8 +82,11 @@ class _Size:
             width: float | None = self.point["basin_width"]
             return width
         lr = self.point["stable_lr" if figure == "stable_lr" else "best_lr"]
+        if lr is None or figure == "stable_lr":
+            return None if lr is None else float(np.log10(lr))
         shift = self.log_gate if figure == "best_effective_lr" else 0.0
-        return None if lr is None else float(np.log10(lr)) + shift
+        log_lr_L = np.log10(self.losses.axis_L)
+        return float(_least_between(log_lr_L, self.losses.mean_L[None])[0]) + shift
 
     def bounded(self, figure: TrendFigure) -> bool:
         """Whether the grid of lr only bounds the figure."""
@@ -164,7 +169,7 @@ def _trend(sizes: Sequence[_Size], figure: TrendFigure) -> dict[str, Any]:
     value_S = np.array([size.value(figure) for size in used], dtype=np.float64)
     share_S = _share_of_slope(log_size_S)
     row["slope"] = float(value_S @ share_S)
-    if figure != "basin_width":
+    if figure == "stable_lr":
         span = float(log_size_S.max() - log_size_S.min())
         row["resolution"] = max(size.spacing for size in used) / span
     if row["n_seeds"] < 2:
@@ -206,7 +211,28 @@ def _resampled(
         return log_lr_L[place_B], blind_L[place_B]
     best_B = one.resampled().argmin(axis=1)
     shift = size.log_gate if figure == "best_effective_lr" else 0.0
-    return log_lr_L[best_B] + shift, (best_B == 0) | (best_B == last)
+    at_edge_B = (best_B == 0) | (best_B == last)
+    return _least_between(log_lr_L, one.resampled()) + shift, at_edge_B
+
+
+def _least_between(x_L: Vector, loss_BL: NDArray[np.float64]) -> Vector:
+    """[B] where the parabola through the least point of a curve and its neighbours is least.
+
+    At an end of the curve, which has one neighbour, the end itself.
+    """
+    rows_B = np.arange(len(loss_BL))
+    best_B = loss_BL.argmin(axis=1)
+    if len(x_L) < 3:
+        return np.asarray(x_L[best_B])
+    mid_B = best_B.clip(1, len(x_L) - 2)
+    left_B, right_B = x_L[mid_B] - x_L[mid_B - 1], x_L[mid_B + 1] - x_L[mid_B]
+    fall_B = loss_BL[rows_B, mid_B - 1] - loss_BL[rows_B, mid_B]
+    rise_B = loss_BL[rows_B, mid_B + 1] - loss_BL[rows_B, mid_B]
+    # Both are at least 0 where the middle is the least; equal losses leave it where it is.
+    weight_B = fall_B * right_B + rise_B * left_B
+    shift_B = (fall_B * right_B**2 - rise_B * left_B**2) / (2 * np.where(weight_B > 0, weight_B, 1))
+    inside_B = (best_B == mid_B) & (weight_B > 0)
+    return np.asarray(np.where(inside_B, x_L[mid_B] + shift_B, x_L[best_B]))
 
 
 def _blind(one: SeriesLosses, place: int) -> bool:

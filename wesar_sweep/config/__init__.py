@@ -1,6 +1,7 @@
 """The words: YAML in, frozen validated models out. The only reader of YAML; no torch, no Optuna."""
 
 from wesar_sweep.config.knobs import Knob, Model, Precision, Training, knob_table
+from wesar_sweep.config.listed import listed_cells
 from wesar_sweep.config.load import (
     anchored,
     dump_study,
@@ -41,6 +42,7 @@ __all__ = [
     "grid_cells",
     "json_schema",
     "knob_table",
+    "listed_cells",
     "load_study",
     "load_sweep",
     "make_run",

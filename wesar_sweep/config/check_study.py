@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 from wesar_sweep.config.check_boundary import boundary_findings
+from wesar_sweep.config.check_listed import listed_findings
 from wesar_sweep.config.check_space import (
     TooManySettingsError,
     condition_findings,
@@ -220,6 +221,7 @@ def _count(study: Study, name: str) -> int:
 
 def _sampler(study: Study) -> Iterator[Finding]:
     name, cells = study.sampler.name, study.sampler.cells
+    yield from listed_findings(study)
     if name == "boundary":
         yield from boundary_findings(study)
         return
@@ -227,6 +229,8 @@ def _sampler(study: Study) -> Iterator[Finding]:
         message, by = f"the sampler {name} does not go along a knob", (("sampler", "name"),)
         hint = "remove along, or set name: boundary"
         yield Finding(("sampler", "along"), message, hint=hint, involves=by, at_key=True)
+    if name == "listed":
+        return
     if name == "grid":
         if cells is not None:
             hint = "remove cells, or choose another sampler"

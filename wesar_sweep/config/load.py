@@ -44,7 +44,7 @@ _REQUIRED: dict[FileKind, dict[str, Any]] = {"study": {"name": "study", "space":
 
 _LATER: dict[str, dict[str, Any]] = {
     "training": {key: Training.model_fields[key].default for key in WHOLE_STUDY},
-    "sampler": {"along": None},
+    "sampler": {"along": None, "listed": None},
     "data": {"tokenizer": {"kind": "bytes"}, "mask_documents": False, "field": "text"},
     "evaluation": {"sets": {}},
 }
@@ -194,9 +194,10 @@ def _placed(study: Study, place: Callable[[str], str], *, is_local: Callable[[st
 def study_hash(study: Study) -> str:
     """SHA-256, in hex, of all that decides what is trained; the first 12 digits are enough to show.
 
-    Left out: title, question, retries and whether weights are kept, which change no run, and where
-    text and tokenizer lie, which their own hashes stand for. What was not always there, `_LATER`,
-    counts where it is set: left alone it leaves the hash as it was, so that older studies go on.
+    Left out: title, question, what is finished, retries and whether weights are kept, which change
+    no run, and where text and tokenizer lie, which their own hashes stand for. What was not always
+    there, `_LATER`, counts where it is set: left alone it leaves the hash as it was, so that older
+    studies go on.
     """
     plain = resolved(study)
     for section, keys in _LATER.items():
@@ -206,7 +207,7 @@ def study_hash(study: Study) -> str:
     for method in plain["methods"].values():
         if method["sigma2_at_width"] is None:
             del method["sigma2_at_width"]
-    for key in ("title", "question", "retries", "keep_weights"):
+    for key in ("title", "question", "finishes", "retries", "keep_weights"):
         del plain[key]
     for key in ("paths", "validation"):
         plain["data"].pop(key, None)
@@ -298,7 +299,7 @@ def _validate(
 
 def _take_out(raw: dict[str, Any], path: KeyPath) -> KeyPath:
     """Remove what is wrong, with as much around it as it needs; the path that was removed."""
-    whole = 1 if path[:1] in (("data",), ("pruner",), ("replicates",)) else 2
+    whole = 1 if path[:1] in (("data",), ("pruner",), ("replicates",), ("finishes",)) else 2
     indices = [depth for depth, key in enumerate(path) if isinstance(key, int)]
     path = path[: min([whole, *indices])]
     node = raw

@@ -41,6 +41,13 @@ def _schema(kind: FileKind) -> dict[str, Any]:
         "properties": {knob: _parameter(knob) for knob in knob_table()},
         "additionalProperties": False,
     }
+    # The first of two ways: the other is null.
+    cells = schema["$defs"]["Sampler"]["properties"]["listed"]["anyOf"][0]
+    cells["items"] = {
+        "type": "object",
+        "properties": {knob: {"anyOf": _value(knob)} for knob in knob_table()},
+        "additionalProperties": False,
+    }
     # A shorthand of the file, which the model that it becomes knows nothing of.
     schema["$defs"]["Model"]["properties"]["preset"] = preset_schema()
     methods = properties["methods"]

@@ -154,6 +154,16 @@ def holds(value: Scalar, options: Scalar | tuple[Scalar, ...]) -> bool:
     return any(value == o and isinstance(value, bool) == isinstance(o, bool) for o in among)
 
 
+def within(value: Scalar, parameter: Parameter, knob: str) -> bool:
+    """Whether a parameter, its condition aside, can take this value."""
+    known = values(parameter, knob)
+    if known is not None:
+        return holds(value, known)
+    assert isinstance(parameter, Range), "choices are a list"
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and parameter.low <= value <= parameter.high  # type: ignore[operator]
+
+
 def active(params: Mapping[str, Scalar], when: When) -> bool:
     """Whether a parameter with this condition exists for these knob values.
 

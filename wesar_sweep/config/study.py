@@ -10,12 +10,14 @@ from wesar_sweep.config.base import Frozen
 from wesar_sweep.config.data import Data as Data
 from wesar_sweep.config.data import StdlibData
 from wesar_sweep.config.evaluation import Evaluation as Evaluation
+from wesar_sweep.config.finishes import Finishes
 from wesar_sweep.config.knobs import (
     DEFAULT_METHOD,
     METHOD_DESCRIPTION,
     Count,
     NonNegative,
     Positive,
+    canonical,
 )
 from wesar_sweep.config.knobs import Model as Model
 from wesar_sweep.config.knobs import Precision as Precision
@@ -27,7 +29,7 @@ from wesar_sweep.config.space import Parameter, ParameterField, Scalar, canonica
 from wesar_sweep.config.words import NAME_PATTERN
 
 Objective = Literal["val_loss", "divergence_rate", "spikes"]
-SamplerName = Literal["grid", "boundary", "random", "tpe", "qmc", "cmaes", "gp", "nsga2"]
+SamplerName = Literal["grid", "listed", "boundary", "random", "tpe", "qmc", "cmaes", "gp", "nsga2"]
 PrunerName = Literal["median", "percentile", "sha", "hyperband", "threshold", "wilcoxon"]
 
 
@@ -70,12 +72,19 @@ class Probes(Frozen):
 
 
 class Sampler(Frozen):
-    """Which cells are trained: the whole grid, or what an Optuna sampler asks for."""
+    """Which cells are trained: all of a grid or a list, or what a search asks for."""
 
     name: SamplerName = Field(
         default="grid",
-        description="grid trains every cell; boundary searches where runs begin to diverge along "
-        "one knob, for each setting of the others; the rest choose.",
+        description="grid trains every cell; listed those under listed; boundary searches where "
+        "runs begin to diverge along one knob, for each setting of the others; the rest choose.",
+    )
+    listed: Annotated[tuple[dict[str, Scalar], ...], Field(strict=False, min_length=1)] | None = (
+        Field(
+            default=None,
+            description="The cells of the sampler listed: of each the value of every knob that "
+            "space varies and whose condition holds.",
+        )
     )
     along: str | None = Field(
         default=None, description="The knob, such as lr, that the boundary search goes along."
@@ -91,6 +100,20 @@ class Sampler(Frozen):
         description="Options of Optuna's class. Of a boundary search resolution: the width of the "
         "boundary's interval at which it ends, in decades where the knob is logarithmic.",
     )
+
+    @property
+    def draws(self) -> bool:
+        """Whether Optuna draws the cells: they neither stand in the file nor are searched for."""
+        return self.name not in ("grid", "listed", "boundary")
+
+    @field_validator("listed", mode="after")
+    @classmethod
+    def _canonical_cells(
+        cls, cells: tuple[dict[str, Scalar], ...] | None
+    ) -> tuple[dict[str, Scalar], ...] | None:
+        if cells is None:
+            return None
+        return tuple({knob: canonical(knob, cell[knob]) for knob in cell} for cell in cells)
 
 
 class Pruner(Frozen):
@@ -126,6 +149,11 @@ class Study(Frozen):
     sampler: Sampler = Field(default=Sampler(), description="Which cells are trained.")
     pruner: Pruner | None = Field(
         default=None, description="Which cells are ended early; null means none."
+    )
+    finishes: Finishes | None = Field(
+        default=None,
+        description="Written by `wesar-sweep finish`: whose pruned cells these are, trained to "
+        "the end; null means none.",
     )
     objectives: Annotated[tuple[Objective, ...], Field(strict=False, min_length=1)] = Field(
         default=("val_loss",), description="What is minimised; several only without a pruner."

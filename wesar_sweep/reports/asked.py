@@ -86,6 +86,13 @@ def question(study: Study, *, provenance: Mapping[str, Any] | None = None) -> li
             )
         )
     cells = f", {study.sampler.cells} cells" if study.sampler.cells else ""
+    if study.sampler.listed is not None:
+        cells = f", {len(study.sampler.listed)} cells"
+    if study.finishes is not None:
+        cells += (
+            f" drawn (seed {study.finishes.seed}) from the {study.finishes.pruned} that the pruner "
+            f"of {study.finishes.study} ended"
+        )
     if study.sampler.along is not None:
         cells = f" along {study.sampler.along}{cells and f'{cells} a series at most'}"
     facts.append(("sampler", f"{study.sampler.name}{cells}{_options(study.sampler.options)}"))

@@ -10,6 +10,7 @@ from wesar_sweep.analysis.cells import one_cell_a_place
 from wesar_sweep.reports import boundary, replicates, stability_map
 from wesar_sweep.reports.cost_figures import cost_tables
 from wesar_sweep.reports.figure import divergence_words, interval_words, seeds_words
+from wesar_sweep.reports.finished_table import finished_tables
 from wesar_sweep.reports.named_table import NamedTable
 from wesar_sweep.reports.paired_table import paired_tables
 from wesar_sweep.reports.paper_layout import paper_layout
@@ -104,6 +105,7 @@ def tables(analysis: Analysis, *, metric: Metric | None = None) -> list[NamedTab
         *spike_tables(analysis),
         *size_tables(analysis),
         *paper_tables(analysis),
+        *finished_tables(analysis),
         *search_tables(analysis),
         *cost_tables(analysis),
     ]

@@ -15,6 +15,7 @@ from wesar_sweep.reports.tables import Table
 
 _CROWDS = {
     "grid": "",
+    "listed": "Where lines crowd says nothing of how good those cells are.",
     "indifferent": "Where lines crowd says nothing of how good those cells are.",
     "outcomes": "Where lines crowd, the sampler looked more often.",
     "boundary": "Where lines crowd runs begin to diverge: there the search looked more often.",
@@ -23,13 +24,16 @@ _CROWDS = {
 
 
 def search_figures(analysis: Analysis) -> list[Figure]:
-    """History, parallel coordinates and Pareto front of a search; of a grid only the last two."""
+    """History, parallel coordinates and Pareto front of a search; of a grid only the last two.
+
+    Cells that were written out have no history either: nobody asked for one after another.
+    """
     found = []
-    searched = analysis.study.sampler.name != "grid"
+    how = choice(analysis.study)
     several = analysis.search_history.height > 1
-    if several and searched:
+    if several and how not in ("grid", "listed"):
         found.append(_history(analysis))
-    if several and searched and dimensions(analysis.search_history, study=analysis.study):
+    if several and how != "grid" and dimensions(analysis.search_history, study=analysis.study):
         found.append(_parallel_coordinates(analysis))
     if several and len(analysis.study.objectives) > 1:
         found.append(_pareto_front(analysis))

@@ -324,7 +324,7 @@ def caption(analysis: Analysis, *, across: str | None, seeds: str) -> str:
 
 def _choice_words(study: Study) -> str:
     how = choice(study)
-    if how in ("grid", "indifferent"):
+    if how in ("grid", "listed", "indifferent") and study.finishes is None:
         return ""
     words = " Where runs are was chosen by earlier outcomes, not beforehand"
     if how == "outcomes" and "val_loss" in study.objectives:

@@ -28,6 +28,11 @@ class StudyDirectory:
         return self.root / "tokenizer.json"
 
     @property
+    def finished_search_file(self) -> Path:
+        """What the search had come to whose pruned cells this study finishes, if it does."""
+        return self.root / "finishes.json"
+
+    @property
     def database_file(self) -> Path:
         """Optuna's SQLite storage; the Optuna dashboard opens it."""
         return self.root / "study.db"

@@ -20,8 +20,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from wesar_sweep.config.listed import listed_cells
 from wesar_sweep.config.replicates import wilson_halfwidth
-from wesar_sweep.config.space import grid_cells
 from wesar_sweep.config.study import Study
 from wesar_sweep.store.rows import Status
 
@@ -74,8 +74,9 @@ def expected_cells(study: Study, *, failed: int) -> int:
 
     Not for a boundary search, whose cells follow from its results.
     """
-    if study.sampler.name == "grid":
-        return len(grid_cells(study))
+    listed = listed_cells(study)
+    if listed is not None:
+        return len(listed)
     cells = study.sampler.cells
     assert cells is not None, "config.load refuses a sampler without cells"
     return min(cells + failed, 2 * cells)

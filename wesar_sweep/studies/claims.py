@@ -68,7 +68,7 @@ class Claims:
         self._directory = directory
         self._worker = worker
         self._one_shape = not varies_architecture(study)
-        # A grid's queue never grows: it is listed once, and each entry tried when its turn comes.
+        # The queue of listed cells never grows: it is read once, and each entry tried in its turn.
         self._waiting: deque[FrozenTrial] = deque()
         self._architectures: dict[int, Architecture] = {}
         self._look_for_orphans_at = 0.0
@@ -270,7 +270,7 @@ class Claims:
 
     def _wants_more(self) -> bool:
         cells = self._study.sampler.cells
-        if self._study.sampler.name in ("grid", "boundary") or cells is None:
+        if not self._study.sampler.draws or cells is None:
             return False
         counts = self._counts()
         # A cell that failed for good is replaced, but not without end: the machine may be broken.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from wesar_sweep.config.listed import listed_cells
 from wesar_sweep.config.study import Study
 from wesar_sweep.store.beat import living_beats
 from wesar_sweep.store.layout import StudyDirectory
@@ -70,7 +71,8 @@ class Progress:
         self._study = study
         self._reader = OutcomeReader(directory)
         self._searching = Searching.of(study)
-        self._grid = expected_cells(study, failed=0) if study.sampler.name == "grid" else None
+        # Counted once: a grid may be large.
+        self._listed = None if (cells := listed_cells(study)) is None else len(cells)
 
     @property
     def rows(self) -> Mapping[tuple[int, int], Outcome]:
@@ -109,7 +111,7 @@ class Progress:
             ended = (row for seeds in final.values() for row in seeds.values())
             cells = self._searching.cells(ended)
         else:
-            cells = self._grid or expected_cells(self._study, failed=failed_cells)
+            cells = self._listed or expected_cells(self._study, failed=failed_cells)
         wanted = wanted_by_rows(
             (row for seeds in final.values() for row in seeds.values()),
             study=self._study,

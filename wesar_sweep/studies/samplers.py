@@ -15,8 +15,9 @@ from wesar_sweep.studies.options import build, option_problems
 from wesar_sweep.studies.space import has_conditions
 
 SAMPLERS: dict[str, type[BaseSampler]] = {
-    # The grid's cells are enqueued once; nothing is ever drawn (GridSampler repeats points).
+    # The cells of both are enqueued once; nothing is ever drawn (GridSampler repeats points).
     "grid": optuna.samplers.RandomSampler,
+    "listed": optuna.samplers.RandomSampler,
     # Likewise its steps, one after another (`studies.searching`).
     "boundary": optuna.samplers.RandomSampler,
     "random": optuna.samplers.RandomSampler,
@@ -33,7 +34,7 @@ _EXTRAS = {"cmaes": "wesar-sweep[cmaes]"}
 """Module -> what brings it, where it is not the package of that name."""
 
 
-INDIFFERENT = frozenset({"grid", "random", "qmc"})
+INDIFFERENT = frozenset({"grid", "listed", "random", "qmc"})
 """Samplers whose draws do not depend on any result."""
 
 
@@ -70,7 +71,7 @@ def build_sampler(study: Study, *, number: int) -> BaseSampler:
     elif name == "tpe" and has_conditions(study) and len(study.objectives) == 1:
         # Without groups, knobs under a condition would be drawn without regard to the others.
         options.setdefault("group", options.get("multivariate") is not False)
-    elif name in ("grid", "boundary"):
+    elif not study.sampler.draws:
         options = {"seed": seed}
     return build(SAMPLERS[name], options=options)  # type: ignore[no-any-return]
 
@@ -81,10 +82,12 @@ def sampler_problems(study: Study) -> list[Problem]:
     if name == "boundary":
         # All that can be wrong with it was looked at when the study was read.
         return []
-    if name == "grid":
+    if not study.sampler.draws:
         return [
             Problem(
-                "the grid has no options",
+                "the grid has no options"
+                if name == "grid"
+                else f"the sampler {name} has no options",
                 path=f"sampler.options.{option}",
                 value=repr(value),
                 hint="remove it, or choose another sampler",

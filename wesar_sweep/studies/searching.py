@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import optuna
 
 CELL = "cell"
-"""User attribute of a trial: its index in the grid; of a boundary search [series, step]."""
+"""User attribute of a trial: its index in `config.listed`; of a boundary search [series, step]."""
 
 
 class DueStep(NamedTuple):

@@ -90,7 +90,7 @@ def _axis(study: Study, knob: str) -> Axis:
         return Axis(knob, CategoricalDistribution(list(listed)), listed)
     if listed is None:
         return Axis(knob, FloatDistribution(parameter.low, parameter.high, log=parameter.log), None)
-    if study.sampler.name in ("grid", "boundary"):
+    if not study.sampler.draws:
         return Axis(knob, _span(parameter, listed), listed)
     return Axis(knob, _listed(parameter, listed), listed)
 

@@ -23,7 +23,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from wesar_sweep.config.space import grid_cells
+from wesar_sweep.config.listed import listed_cells
 from wesar_sweep.config.storage_url import STORAGE_VARIABLE, StorageUrl, parse_storage_url
 from wesar_sweep.config.study import Study
 from wesar_sweep.config.sweep import Sweep
@@ -281,7 +281,7 @@ def database_errors(directory: StudyDirectory, url: StorageUrl | None = None) ->
 
 
 def open_study(study: Study, directory: StudyDirectory) -> optuna.Study:
-    """Make the Optuna study or open it, and see to it that every grid cell is in its queue once.
+    """Make the Optuna study or open it, and see to it that every listed cell is queued once.
 
     Safe to call from any number of processes, and again after a kill at any moment.
 
@@ -331,8 +331,7 @@ def _prepared(
                 )
             if study.question and "question" not in opened.user_attrs:
                 opened.set_user_attr("question", study.question)
-            if study.sampler.name == "grid":
-                _enqueue_grid(study, opened)
+            _enqueue_listed(study, opened)
         undo.pop_all()
     return opened
 
@@ -342,9 +341,12 @@ def close_study(opened: optuna.Study) -> None:
     database_of(opened).close()
 
 
-def _enqueue_grid(study: Study, opened: optuna.Study) -> None:
+def _enqueue_listed(study: Study, opened: optuna.Study) -> None:
     """Put the cells that are missing into the queue; each is one transaction with its index."""
+    cells = listed_cells(study)
+    if cells is None:
+        return
     present = {trial.user_attrs.get(CELL) for trial in opened.get_trials(deepcopy=False)}
-    for index, cell in enumerate(grid_cells(study)):
+    for index, cell in enumerate(cells):
         if index not in present:
             opened.enqueue_trial(dict(cell), user_attrs={CELL: index})

@@ -1,0 +1,119 @@
+"""What pruning hid: cells that a pruner had ended, trained to the end, against the search's best.
+
+A cell of the sample counts once every replicate of it has ended. Its loss is that of
+`wesar_sweep.analysis.cells`; the difference to the best cell that the search itself had trained to
+the end is taken seed by seed, since both have the same seeds, with Student's interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+
+from wesar_sweep.analysis.intervals import Interval, student_mean, wilson
+from wesar_sweep.analysis.rank_correlation import RankCorrelation, rank_correlation
+from wesar_sweep.config.study import Study
+from wesar_sweep.store.finished_search import FinishedSearch
+
+FINISHED = pl.Schema(
+    [
+        ("search_trial", pl.Int64()),
+        ("pruned_at", pl.Int64()),
+        ("pruned_loss", pl.Float64()),
+        ("pruned_n", pl.Int64()),
+        ("difference", pl.Float64()),
+        ("difference_low", pl.Float64()),
+        ("difference_high", pl.Float64()),
+        ("pairs", pl.Int64()),
+    ]
+)
+"""What `Finished.cells` adds to a cell's row: its trial in the search, the step at which it was
+ended, its mean loss there (nats a token) and of how many runs, then its loss minus that of the
+search's best over ``pairs`` common seeds."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The sample as far as it has been trained."""
+
+    search: FinishedSearch
+    cells: pl.DataFrame
+    """One row a cell with nothing left to train and a counted run, best first: as
+    `Analysis.cells`, then `FINISHED`."""
+
+    @property
+    def below(self) -> int:
+        """Cells whose mean loss is below that of the search's best."""
+        return int((self.cells["loss"] < self.search.best.loss).sum())
+
+    @property
+    def clearly_below(self) -> int:
+        """Those whose interval of the difference lies below 0."""
+        return int((self.cells["difference_high"] < 0).sum())
+
+    @property
+    def share(self) -> Interval | None:
+        """Wilson's interval of the share of pruned cells that would have ended below the best."""
+        return wilson(self.below, self.cells.height)
+
+    @cached_property
+    def correlation(self) -> RankCorrelation | None:
+        """Of the loss at which a cell was ended and its final one; None for too few cells."""
+        known = self.cells.filter(pl.col("pruned_loss").is_not_null())
+        return rank_correlation(known["pruned_loss"].to_numpy(), known["loss"].to_numpy())
+
+    @property
+    def pruning_steps(self) -> tuple[int, ...]:
+        """The steps at which its cells were ended, ascending."""
+        return tuple(sorted(set(self.cells["pruned_at"])))
+
+
+def finished(
+    cells: pl.DataFrame, *, study: Study, search: FinishedSearch | None
+) -> Finished | None:
+    """The finished cells of a study beside what their search knew of them.
+
+    Args:
+        cells: As `wesar_sweep.analysis.cells.cells` gives them.
+        study: A study of listed cells.
+        search: What lies beside its results.
+
+    Returns:
+        None where the study finishes no search.
+    """
+    if search is None or study.finishes is None:
+        return None
+    ended = cells.filter(
+        (pl.col("n") > 0) & (pl.col("n") + pl.col("failed") >= study.least_replicates)
+    )
+    best = dict(zip(search.best.seeds, search.best.losses, strict=True))
+    rows = []
+    # The cells of a list are the trials of its study, in its order.
+    for trial, seeds, losses in ended.select("trial", "seeds", "losses").iter_rows():
+        if trial >= len(search.cells):
+            continue
+        cut = search.cells[trial]
+        pairs = [
+            loss - best[seed] for seed, loss in zip(seeds, losses, strict=True) if seed in best
+        ]
+        spread = student_mean(np.array(pairs)) if pairs else None
+        rows.append(
+            (
+                trial,
+                cut.trial,
+                cut.step,
+                cut.loss,
+                cut.n,
+                float(np.mean(pairs)) if pairs else None,
+                spread.low if spread else None,
+                spread.high if spread else None,
+                len(pairs),
+            )
+        )
+    schema = pl.Schema([("trial", pl.Int64()), *FINISHED.items()])
+    added = pl.DataFrame(rows, schema=schema, orient="row")
+    found = cells.join(added, on="trial", how="inner").sort("loss", "trial")
+    return Finished(search, found)

@@ -1,0 +1,141 @@
+"""The table of what pruning hid: cells that a pruner had ended, trained to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from wesar_sweep.analysis import Analysis
+from wesar_sweep.analysis.axes import series_label
+from wesar_sweep.analysis.finished import Finished
+from wesar_sweep.analysis.rank_correlation import LEAST_POINTS
+from wesar_sweep.analysis.verdict import percent, setting
+from wesar_sweep.config.run import make_run
+from wesar_sweep.reports.figure import seeds_words
+from wesar_sweep.reports.named_table import NamedTable
+from wesar_sweep.reports.tables import Table, number
+
+
+def finished_tables(analysis: Analysis) -> list[NamedTable]:
+    """One row a finished cell, best first; none where the study finishes no search."""
+    found = analysis.finished
+    if found is None or found.cells.is_empty():
+        return []
+    table = Table(
+        columns=(
+            "cell",
+            "pruned at step",
+            "loss then (nats)",
+            "runs then",
+            "final loss",
+            "95 % interval",
+            "n",
+            "minus search's best",
+            "95 % interval",
+            "pairs",
+        ),
+        rows=tuple(_row(analysis, row) for row in found.cells.iter_rows(named=True)),
+        numeric=(False, *(True,) * 9),
+    )
+    caption = f"{summary(analysis, found)} {_limits(found)}"
+    title = "What pruning hid"
+    return [NamedTable("finished", caption, table, found.cells, "search", title)]
+
+
+def answer(found: Finished) -> str:
+    """How many ended below the search's best, in one sentence."""
+    many, share = found.cells.height, found.share
+    assert share is not None, "there are finished cells"
+    return (
+        f"{found.below} of {many} finished cells ended below the search's best "
+        f"({percent(found.below / many)}, Wilson's 95 % interval {percent(share.low)} to "
+        f"{percent(share.high)})."
+    )
+
+
+def summary(analysis: Analysis, found: Finished) -> str:
+    """The answer: how many ended below the search's best, and whether the early losses told."""
+    search, many = found.search, found.cells.height
+    best, drawn = search.best, len(search.cells)
+    sample = f"{'the' if many == drawn else f'{many} of the'} {drawn}"
+    if drawn < search.pruned:
+        sample += f" drawn at random (seed {search.seed}) from the {search.pruned}"
+    spread = "no interval"
+    if best.loss_low is not None and best.loss_high is not None:
+        spread = f"95 % interval {number(best.loss_low)} to {number(best.loss_high)}"
+    words = (
+        f"{answer(found)} Of {found.clearly_below} the whole interval of the difference lies below "
+        f"0. They are {sample} settings that the pruner of {search.study} had ended; "
+        f"that best, trained to the end there, is {_best_words(analysis, found)} with a loss of "
+        f"{number(best.loss)} ({spread}, n = {len(best.seeds)}). Final losses are means over seeds "
+        f"({seeds_words(analysis)}) of min(final, initial) loss, differences are taken seed by "
+        "seed; both have Student's 95 % interval."
+    )
+    return f"{words} {_correlation_words(found)}"
+
+
+def _correlation_words(found: Finished) -> str:
+    tau = found.correlation
+    if tau is None:
+        return (
+            "No rank correlation is given of the loss at pruning and the final one: it takes at "
+            f"least {LEAST_POINTS} cells whose losses differ."
+        )
+    spread = "no interval"
+    if tau.interval is not None:
+        spread = (
+            f"95 % interval {tau.interval.low:+.2f} to {tau.interval.high:+.2f}, a bootstrap over "
+            f"cells, n = {tau.n}"
+        )
+    words = f"Kendall's tau-b of the loss at pruning and the final one is {tau.tau:+.2f} ({spread})"
+    steps = found.pruning_steps
+    if len(steps) > 1:
+        words += (
+            f"; they were ended at {len(steps)} different steps, from {steps[0]} to {steps[-1]}, "
+            "and earlier losses are higher ones, so that it mixes when a cell was ended with how "
+            "well it did"
+        )
+    if (found.cells["pruned_n"] < found.cells["n"]).any():
+        words += "; some losses at pruning are of fewer runs than the final ones"
+    return f"{words}."
+
+
+def _limits(found: Finished) -> str:
+    """What all that cannot say."""
+    words = (
+        "Read with it: the search's best is the least of many noisy means, so it looks better than "
+        "it is and the share is rather too low; single cells fall below it by chance, too, and "
+        "nothing is corrected for how many were finished. The share is of the pruned settings of "
+        "this one search: it does not say what its sampler would have asked for had it been told "
+        "their final losses, nor what was gained by the time that pruning saved."
+    )
+    if len(found.search.cells) == found.search.pruned == found.cells.height:
+        words += " All of them were finished, so what is unsure comes from the seeds alone."
+    return words
+
+
+def _best_words(analysis: Analysis, found: Finished) -> str:
+    study, layout = analysis.study, analysis.layout
+    best = found.search.best
+    knobs = make_run(study, best.trial, study.first_seed, best.params).columns()
+    row: dict[str, Any] = {**knobs, "series": series_label(knobs, layout.series)}
+    return setting(row, study=study, layout=layout)
+
+
+def _row(analysis: Analysis, row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        setting(dict(row), study=analysis.study, layout=analysis.layout),
+        f"{row['pruned_at']}",
+        number(row["pruned_loss"]),
+        f"{row['pruned_n']}",
+        number(row["loss"]),
+        _span(row["loss_low"], row["loss_high"], ".3f"),
+        f"{row['n']}",
+        "–" if row["difference"] is None else f"{row['difference']:+.3f}",
+        _span(row["difference_low"], row["difference_high"], "+.3f"),
+        f"{row['pairs']}",
+    )
+
+
+def _span(low: float | None, high: float | None, form: str) -> str:
+    return "–" if low is None or high is None else f"{low:{form}} to {high:{form}}"
