@@ -10,7 +10,9 @@ A size at which the grid of lr only bounds the figure is left out: a slope throu
 drawn towards 0, which is what transfer looks like. The best lr is taken between grid points here:
 the least of the parabola through the lowest cell mean and its two neighbours, in log lr. The
 largest stable lr is no finer than the grid, so that a slope of it finer than `resolution` is not
-resolved, however narrow its interval is.
+resolved; half of that is added to its interval at each end. Of 150 invented studies each (3 widths,
+a slope of −1) the interval then held the truth in 94, 99 and 98 % at 3, 5 and 8 seeds, and without
+in 68, 89 and 81 %.
 """
 
 from __future__ import annotations
@@ -114,7 +116,7 @@ def size_trend(
         slope in decades a decade with its interval (null with one seed), the sizes it is over and
         their ends, the sizes left out because the grid only bounds the figure there or there is
         none, the fewest seeds of any lr and size, the finest slope that the grid resolves (null for
-        the basin, which lies between grid points), and what else there is to know. ``slope`` is
+        figures that lie between grid points), and what else there is to know. ``slope`` is
         null where fewer than `MIN_SIZES` sizes are left.
     """
     knobs = size_knobs(layout)
@@ -179,7 +181,8 @@ def _trend(sizes: Sequence[_Size], figure: TrendFigure) -> dict[str, Any]:
     sample_BS = np.stack([values_B for values_B, _ in columns], axis=1)
     spread = percentile_interval(sample_BS @ share_S, n=len(seeds), least=row["n_seeds"])
     if spread:
-        row |= {"slope_low": spread.low, "slope_high": spread.high}
+        blur = row.get("resolution", 0.0) / 2
+        row |= {"slope_low": spread.low - blur, "slope_high": spread.high + blur}
     cut_B = np.stack([edge_B for _, edge_B in columns], axis=1).any(axis=1)
     # Of fewer resamples than a tail the interval says nothing anyway.
     if float(resamples(len(seeds)).probability[cut_B].sum()) > tail(row["n_seeds"]):
