@@ -115,6 +115,21 @@ def test_it_is_resumed_and_drawn_again_the_same(search, finished, tmp_path):
     assert finished.directory.finished_search_file.read_bytes() == before
 
 
+def test_a_published_search_is_finished_as_the_search_itself(search, finished, tmp_path):
+    """Whoever has only what was published draws the same cells, and publishes the same table."""
+    folder = tmp_path / "published"
+    ws.publish(search.directory.root, to=folder)
+    new = ws.finish(folder, to=tmp_path / "new", cells=3, seed=5, on=SWEEP, quiet=True)
+    assert new.study.sampler.listed == finished.study.sampler.listed
+    one, other = new.tables()["finished"], finished.tables()["finished"]
+    timed = ("seconds",)
+    numbers = [k for k, kind in other.schema.items() if kind.is_numeric() and k not in timed]
+    assert one.select(numbers).equals(other.select(numbers)) and numbers
+    ws.publish(new.directory.root, to=tmp_path / "kept")
+    kept = ws.open_result(tmp_path / "kept").tables()["finished"]
+    assert kept.select(numbers).equals(other.select(numbers))
+
+
 def test_what_cannot_be_finished_is_refused_and_nothing_is_written(search, finished, tmp_path):
     root, to = search.directory.root, tmp_path / "to"
     with pytest.raises(StoreError, match="the search itself"):

@@ -33,7 +33,7 @@ def begin(
     Again with the same arguments it gives the same study, which then goes on where it stopped.
 
     Args:
-        search: A finished study with a pruner.
+        search: A finished study with a pruner, published or not.
         to: The results directory of the study that finishes it.
         sweep: The machines, which are looked at before anything is written.
         cells: How many pruned settings to draw; all where there are fewer.
@@ -70,7 +70,8 @@ def _drawn(search: StudyDirectory, study: Study, *, cells: int, seed: int) -> Fi
     root = search.root
     if study.pruner is None:
         raise StoreError(f"the study in {root} has no pruner: all its cells ran to the end")
-    if not summary(search, study).complete:
+    # A published study has ended, and has no more to count.
+    if not search.published and not summary(search, study).complete:
         raise StoreError(
             f"the study in {root} has not ended, and its best may still come: go on with it by "
             f"`wesar-sweep resume {root}`"

@@ -28,7 +28,7 @@ from wesar_sweep.store.frames import Key, curves_frame
 
 MAX_PANELS = 12
 MAX_CURVES = 500
-POINTS = 40_000
+POINTS = 32_000
 """Points of all loss curves together."""
 
 PANEL_WIDTH, PANEL_HEIGHT = 250, 190

@@ -35,7 +35,7 @@ from wesar_sweep.reports.drawing import (
 from wesar_sweep.reports.probe_charts import ROLE_WORDS, layers_of, role_scale
 from wesar_sweep.store.frames import Key, decimate, probes_frame
 
-POINTS = 16_000
+POINTS = 12_000
 """Points of all lines together that are not shown at first."""
 
 LINE_POINTS = 160

@@ -13,8 +13,8 @@ file                          columns
 ============================  ====================================================================
 
 Curves are rounded, not cut: every step of a loss is kept, so that spikes are counted on what was
-seen, to `LOSS_BITS` significant bits; probes to `OTHER_BITS`. What is not finite stays
-so. Numbers with few bits are what compresses.
+seen, to `LOSS_BITS` significant bits; gradient norms and probes to `OTHER_BITS`. What is not finite
+stays so. Numbers with few bits are what compresses.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from wesar_sweep.store.rows import Curve
 Key = tuple[int, int]
 
 LOSS_BITS = 16
-"""Of losses and gradient norms: within 1 part in 100,000, so that the rules of spikes see no other
-numbers but at their very threshold."""
+"""Of losses: within 1 part in 100,000, so that the rules of spikes see no other numbers but at
+their very threshold."""
 
 OTHER_BITS = 9
-"""Of probes: within 1 part in 1,000."""
+"""Of gradient norms and probes: within 1 part in 1,000."""
 
 _COMPRESSION_LEVEL = 19
 
@@ -94,7 +94,7 @@ def write_published(
                 (
                     *key,
                     rounded_to_bits(curve.loss, bits=LOSS_BITS).tolist(),
-                    rounded_to_bits(curve.grad_norm, bits=LOSS_BITS).tolist(),
+                    rounded_to_bits(curve.grad_norm, bits=OTHER_BITS).tolist(),
                 )
                 for key, curve in ordered.items()
             ],
