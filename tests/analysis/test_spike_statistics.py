@@ -38,12 +38,20 @@ def test_every_spike_is_a_row_with_its_place_and_height() -> None:
 
 def test_statistics_of_planted_spikes_by_hand() -> None:
     (row,) = planted().spike_statistics.to_dicts()
+    curves = planted_spikes()[2]
     # Raw: 6 runs feel the hard batch, 3 are unstable. Seed 0 has 8 in 6 runs, seed 1 has 1.
     assert (row["raw_n"], row["raw_spikes"], row["raw_runs"]) == (12, 9, 7)
     assert row["raw_per_run"] == pytest.approx(9 / 12)
     spread = stats.ttest_1samp([8 / 6, 1 / 6], 0).confidence_interval(0.95)
     # Fewer than none there are not.
     assert (row["raw_per_run_low"], row["raw_per_run_high"]) == pytest.approx((0.0, spread.high))
+    # A thousand steps: one run of seed 0 ended early, which makes its spikes the more frequent.
+    steps = {seed: sum(len(c.loss) for (_, s), c in curves.items() if s == seed) for seed in (0, 1)}
+    assert steps[0] < steps[1]
+    rates = [8000 / steps[0], 1000 / steps[1]]
+    assert row["raw_per_thousand"] == pytest.approx(sum(rates) / 2)
+    limit = stats.ttest_1samp(rates, 0).confidence_interval(0.95).high
+    assert row["raw_per_thousand_high"] == pytest.approx(limit)
     assert (row["paired_n"], row["paired_spikes"], row["paired_runs"]) == (12, 3, 3)
     # Of 1, 1.5 and inf; of 3, 5 and never: what never ended is in the median.
     assert row["paired_height"] == pytest.approx(1.5, abs=0.1)

@@ -59,8 +59,8 @@ def test_the_words_say_which_run_when_how_high_and_how_long(planted: Analysis) -
     assert "rule v1 (window 64 steps, z 6, least jump 0.3 nats)" in caption
     assert "n = 2 seeds a cell" in caption and "the 100 before" in caption
     (row,) = found["spikes"].table.rows
-    assert row[:4] == ("he", "12", "0.75 (0.00–8.16)", "7/12")
-    assert row[4:7] == ("12", "0.25 (0.00–1.31)", "3/12")
+    assert row[:4] == ("he", "12", "2.56 (0.00–28.06)", "7/12")
+    assert row[4:7] == ("12", "0.85 (0.00–4.58)", "3/12")
 
 
 def test_a_study_without_spikes_says_so_and_draws_no_empty_chart(planted: Analysis) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from wesar_sweep.analysis.balanced import balanced_mean, by_seed
-from wesar_sweep.analysis.intervals import student_mean
+from wesar_sweep.analysis.intervals import Interval, Vector, student_mean
 from wesar_sweep.analysis.run_spikes import EVENTS, RunSpikes
 from wesar_sweep.stability.spike_score import OLMO_2_WINDOW, olmo_2_spike_score
 from wesar_sweep.store.frames import Key
@@ -36,6 +36,9 @@ STATISTICS = pl.Schema(
                 ("per_run", pl.Float64()),
                 ("per_run_low", pl.Float64()),
                 ("per_run_high", pl.Float64()),
+                ("per_thousand", pl.Float64()),
+                ("per_thousand_low", pl.Float64()),
+                ("per_thousand_high", pl.Float64()),
                 ("runs", pl.Int64()),
                 ("height", pl.Float64()),
                 ("recovery", pl.Float64()),
@@ -49,10 +52,11 @@ STATISTICS = pl.Schema(
 )
 """A row a series. Of each kind: ``n`` runs that could be judged, ``spikes`` in all of them,
 ``per_run`` the mean a run over the seeds that every cell has, with Student's interval over these
-(null where they are equal; where there is none, the mean over cells), ``runs`` with any, the median
-``height`` in nats and the median ``recovery`` in steps (inf where the median spike never recovered;
-null without a spike). ``olmo_2_loss`` and ``olmo_2_grad_norm`` are the mean OLMo-2 spike scores, in
-percent, of the ``olmo_2_n`` runs that are longer than the window."""
+(null where they are equal; where there is none, the mean over cells), ``per_thousand`` the same a
+thousand steps trained, so that a run that ended early counts by its steps, ``runs`` with any, the
+median ``height`` in nats and the median ``recovery`` in steps (inf where the median spike never
+recovered; null without a spike). ``olmo_2_loss`` and ``olmo_2_grad_norm`` are the mean OLMo-2 spike
+scores, in percent, of the ``olmo_2_n`` runs that are longer than the window."""
 
 WORST = pl.Schema([("rank", pl.Int64()), *EVENTS.items(), ("status", pl.String())])
 
@@ -128,8 +132,10 @@ def _counted(runs: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
 
 def _kind(judged: pl.DataFrame, events: pl.DataFrame, count: str) -> dict[str, Any]:
     means = by_seed(judged, count, cell="trial")
-    # Equal seeds, as where no run has a spike, are no sign of certainty.
-    spread = student_mean(means, least=0.0) if len(set(means)) > 1 else None
+    spread = _spread(means)
+    steps = by_seed(judged, "steps", cell="trial")
+    rates = 1000 * means / steps if (steps > 0).all() else means[:0]
+    rate_spread = _spread(rates)
     recovery = events["steps_to_recover"].cast(pl.Float64).fill_null(np.inf)
     return {
         "n": judged.height,
@@ -137,10 +143,24 @@ def _kind(judged: pl.DataFrame, events: pl.DataFrame, count: str) -> dict[str, A
         "per_run": balanced_mean(judged, count, cell="trial"),
         "per_run_low": spread.low if spread else None,
         "per_run_high": spread.high if spread else None,
+        "per_thousand": float(rates.mean()) if len(rates) else _rate(judged, count),
+        "per_thousand_low": rate_spread.low if rate_spread else None,
+        "per_thousand_high": rate_spread.high if rate_spread else None,
         "runs": int((judged[count] > 0).sum()),
         "height": _median(events["height"]),
         "recovery": _median(recovery),
     }
+
+
+def _spread(means: Vector) -> Interval | None:
+    """Student's interval; equal seeds, as where no run has a spike, are no sign of certainty."""
+    return student_mean(means, least=0.0) if len(set(means)) > 1 else None
+
+
+def _rate(judged: pl.DataFrame, count: str) -> float | None:
+    """Spikes a thousand steps over all runs, where no seed is in every cell."""
+    steps = float(judged["steps"].sum())
+    return 1000 * float(judged[count].sum()) / steps if steps else None
 
 
 def _median(values: pl.Series) -> float | None:

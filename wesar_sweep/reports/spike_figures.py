@@ -65,7 +65,8 @@ def spike_tables(analysis: Analysis) -> list[NamedTable]:
         f"minus the median over the runs that saw the same batch, of which it takes "
         f"{MIN_PAIRED_RUNS}.{left} n counts completed and diverged runs; a run is mostly not a "
         "replicate of another here, so runs with any are counted and not taken as a rate. Spikes a "
-        "run are over the seeds that every cell of the series has, with Student's 95 % interval "
+        "thousand steps that were trained are over the seeds that every cell of the series has, "
+        "with Student's 95 % interval "
         f"({seeds_words(analysis)}); none where these are equal. Height in nats "
         "and steps to recover are medians over spikes; one that never recovered is longer than any "
         "that did. OLMo-2 spike score (arXiv 2501.00656, §3.2): percentage of values at least "
@@ -73,8 +74,9 @@ def spike_tables(analysis: Analysis) -> list[NamedTable]:
         "mean over the runs that are longer, of the loss and of the gradient norm."
     )
     rows = tuple(_row(row) for row in statistics.iter_rows(named=True))
-    columns = ["series", "n", "raw spikes a run", "runs with any"]
-    columns += ["n paired", "paired spikes a run", "runs with any", "height, raw / paired"]
+    columns = ["series", "n", "raw spikes a thousand steps", "runs with any"]
+    columns += ["n paired", "paired spikes a thousand steps", "runs with any"]
+    columns += ["height, raw / paired"]
     columns += ["steps to recover, raw / paired", f"OLMo-2 spike score (window {window:,})"]
     table = Table(tuple(columns), rows, (False, *(True for _ in columns[1:])))
     found = [
@@ -137,7 +139,7 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
     for kind in KINDS:
         words += [
             str(row[f"{kind}_n"]),
-            _per_run(row, kind),
+            _rate(row, kind),
             f"{row[f'{kind}_runs']}/{row[f'{kind}_n']}",
         ]
         if not row[f"{kind}_n"]:
@@ -149,8 +151,8 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _per_run(row: dict[str, Any], kind: str) -> str:
-    mean, low, high = (row[f"{kind}_per_run{end}"] for end in ("", "_low", "_high"))
+def _rate(row: dict[str, Any], kind: str) -> str:
+    mean, low, high = (row[f"{kind}_per_thousand{end}"] for end in ("", "_low", "_high"))
     if mean is None:
         return "–"
     return f"{mean:.2f}" if low is None else f"{mean:.2f} ({low:.2f}–{high:.2f})"
