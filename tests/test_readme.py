@@ -52,7 +52,7 @@ def test_commands_and_files_it_names_exist():
     done = subprocess.run(
         [sys.executable, "-m", "wesar_sweep", "--help"], capture_output=True, text=True
     )
-    assert all(command in done.stdout for command in commands) and len(commands) == 16
+    assert all(command in done.stdout for command in commands) and len(commands) == 17
 
 
 def test_the_makefile_has_the_targets_it_names():
