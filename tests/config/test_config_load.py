@@ -292,6 +292,7 @@ def test_each_rank_of_a_job_has_a_gpu(in_tmp_path: Path) -> None:
         ({"checkpoint_min": None}, "begins anew in every job, without end"),
     ],
 )
+@pytest.mark.usefixtures("in_tmp_path")
 def test_what_a_job_asks_for_is_spread_over_its_nodes_and_tasks(keys, said) -> None:
     Path("sweep.yaml").write_text(json.dumps({"launcher": "slurm", **keys}))
     with pytest.raises(ConfigError, match=said):
