@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -14,6 +14,7 @@ import pytest
 import wesar_sweep as ws
 from wesar_sweep.config import load_study, study_hash
 from wesar_sweep.reports import markdown
+from wesar_sweep.reports.named_table import NamedTable
 from wesar_sweep.reports.named_tables import tables
 from wesar_sweep.store.layout import StudyDirectory
 
@@ -67,6 +68,18 @@ def spellings(quote: str) -> list[str]:
     ]
 
 
+def numbers(named: Sequence[NamedTable]) -> Iterator[str]:
+    """Every figure with an interval of the tables' frames: they have rows that no page shows."""
+    for frame in (table.frame for table in named):
+        for name in frame.columns:
+            ends = [f"{name}_low", f"{name}_high"]
+            if set(ends) <= set(frame.columns) and frame[name].dtype.is_numeric():
+                for row in frame.select(name, *ends).drop_nulls().iter_rows():
+                    for form in (".2f", ".3f"):
+                        value, low, high = (format(number, form) for number in row)
+                        yield f"{value} ({low}–{high})"
+
+
 def test_they_are_there() -> None:
     assert {path.name for path in PUBLISHED} >= {
         "depth",
@@ -100,7 +113,8 @@ def test_its_report_comes_out_of_its_data(folder: Path, tmp_path: Path) -> None:
     page = (folder / "report.html").read_bytes()
     assert len(page) <= MOST_HTML_BYTES
     assert analysis.verdict.best.split(" nats")[0] in page.decode()
-    every = written + "\n".join(markdown.table(table.table) for table in tables(analysis))
+    named = tables(analysis)
+    every = "\n".join([written, *(markdown.table(one.table) for one in named), *numbers(named)])
     missing = [
         quote
         for quote, study in quotes()

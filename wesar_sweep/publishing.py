@@ -80,7 +80,7 @@ def publish(directory: StudyDirectory, *, to: Path) -> Published:
         if (search := read_finished_search(directory)) is not None:
             write_finished_search(made, search=search)
         _write_accounts(directory, made, anonymous)
-        write_published(made, outcomes=exact.raw_outcomes, curves=exact.curves)
+        write_published(made, outcomes=exact.outcomes, curves=exact.curves)
         # The report is of what a reader of the folder has.
         readable = Analysis.read(made)
         for format in FORMATS:

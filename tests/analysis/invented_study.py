@@ -227,12 +227,15 @@ def write_study(
     return directory
 
 
-def planted_spikes(*, runs: int = 6) -> tuple[Study, list[Outcome], dict[tuple[int, int], Curve]]:
+def planted_spikes(
+    *, runs: int = 6, felt_more_by: int = 0
+) -> tuple[Study, list[Outcome], dict[tuple[int, int], Curve]]:
     """Runs of two seeds with spikes where we put them, one at each of `runs` learning rates.
 
     A hard batch of seed 0 lifts every run of it by 2 nats at step 120. Run (0, 1) is unstable at
     step 200 for 3 steps, by 1.5 nats; run (1, 0) at step 220 for 5, by 1 nat; run (2, 0) blows up
-    at step 250, never to come back.
+    at step 250, never to come back. The last `felt_more_by` runs of seed 0 feel its hard batch by
+    another nat, one after the other.
     """
     lrs = np.logspace(-3, -2, runs).round(5).tolist()
     study = lr_study(space={"method": "he", "lr": lrs}, replicates=2)
@@ -246,6 +249,8 @@ def planted_spikes(*, runs: int = 6) -> tuple[Study, list[Outcome], dict[tuple[i
             assert curve is not None
             loss = 2 + 0.02 * rng.standard_normal(300)
             loss[120] += 2.0 if seed == 0 else 0.0
+            if seed == 0 and trial >= runs - felt_more_by:
+                loss[120 + (trial % 2)] += 1.0
             if key == (0, 1):
                 loss[200:203] += 1.5
             if key == (1, 0):

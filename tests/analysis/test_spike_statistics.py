@@ -59,6 +59,24 @@ def test_statistics_of_planted_spikes_by_hand() -> None:
     assert row["n_seeds"] == 2
 
 
+def test_lone_spikes_are_those_that_hardly_another_run_shares() -> None:
+    """A hard batch lifts bad runs above the median of all: pairing alone takes it for their own."""
+    study, outcomes, curves = planted_spikes(runs=9, felt_more_by=3)
+    analysis = Analysis(study, outcomes_frame(outcomes), curves)
+    events = analysis.run_spikes.events.filter(kind="paired")
+    shared = {(t, s): by for t, s, by in events.select("trial", "seed", "shared_by").rows()}
+    # Runs 6, 7 and 8 of seed 0, a step apart, share it with each other.
+    assert shared == {(0, 1): 0, (1, 0): 0, (2, 0): 0, (6, 0): 2, (7, 0): 2, (8, 0): 2}
+    assert events.filter(pl.col("trial") >= 6)["start"].sort().to_list() == [120, 120, 121]
+    (row,) = analysis.spike_statistics.to_dicts()
+    assert (row["paired_spikes"], row["lone_spikes"], row["lone_runs"]) == (6, 3, 3)
+    assert row["lone_in_completed"] == 2, "the one of run (2, 0) is its end"
+    # Two that share are too few to blame the batch.
+    study, outcomes, curves = planted_spikes(runs=9, felt_more_by=2)
+    (row,) = Analysis(study, outcomes_frame(outcomes), curves).spike_statistics.to_dicts()
+    assert (row["paired_spikes"], row["lone_spikes"]) == (5, 5)
+
+
 def test_a_diverged_run_counts_and_a_pruned_one_does_not() -> None:
     study, outcomes, curves = planted_spikes()
     pruned = [replace(o, status="pruned") if o.status == "diverged" else o for o in outcomes]

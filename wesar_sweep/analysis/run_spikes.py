@@ -1,7 +1,10 @@
 """Every spike of every run: where, how high, how long; raw, and with hard batches taken out.
 
 Runs with the same seed, batch and context saw the same tokens at the same step. What they all feel
-there is the batch; what is left is the run's own (`wesar_sweep.stability.spikes`).
+there is the batch; what is left is the run's own (`wesar_sweep.stability.spikes`). The median over
+the runs does not take all of it out: a run that trains badly feels a hard batch more. So a paired
+spike at which `SHARED_BY` other runs of the same batches have one too, within `NEAR` steps, is
+taken for the batch's, and only the others are *lone* spikes.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from wesar_sweep.config.study import Study
 from wesar_sweep.stability.spikes import MIN_PAIRED_RUNS, Spike, find_paired_spikes, find_spikes
@@ -20,18 +24,26 @@ from wesar_sweep.store.rows import Curve
 SAME_BATCHES = ("seed", "batch", "context")
 """What decides which tokens a run sees at a step."""
 
+NEAR = 2
+"""Steps within which spikes of two runs are one moment."""
+
+SHARED_BY = 2
+"""Other runs that spike at the same moment, from which on it is the batch that is hard."""
+
 SPIKES = pl.Schema(
     [
         ("trial", pl.Int64()),
         ("seed", pl.Int64()),
         ("spikes", pl.Int64()),
         ("paired_spikes", pl.Int64()),
+        ("lone_spikes", pl.Int64()),
         ("group_runs", pl.Int64()),
         ("steps", pl.Int64()),
     ]
 )
-"""``paired_spikes`` is null where fewer than `MIN_PAIRED_RUNS` runs saw the same batches;
-``group_runs`` says how many did."""
+"""``paired_spikes``, and ``lone_spikes`` (those that fewer than `SHARED_BY` others share),
+are null where fewer than `MIN_PAIRED_RUNS` runs saw the same batches; ``group_runs`` says how many
+did."""
 
 EVENTS = pl.Schema(
     [
@@ -42,10 +54,12 @@ EVENTS = pl.Schema(
         ("peak", pl.Int64()),
         ("height", pl.Float64()),
         ("steps_to_recover", pl.Int64()),
+        ("shared_by", pl.Int64()),
     ]
 )
 """A spike a row, as `wesar_sweep.stability.spikes.Spike`: the height of a raw one is nats above the
-trailing median of the loss, of a paired one above that of the excess over the other runs."""
+trailing median of the loss, of a paired one above that of the excess over the other runs.
+``shared_by`` counts the other runs with a paired spike at the same moment; null for raw ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +99,35 @@ def run_spikes(outcomes: pl.DataFrame, curves: Mapping[Key, Curve], *, study: St
         paired: Sequence[list[Spike] | None] = [None] * len(keys)
         if len(keys) >= MIN_PAIRED_RUNS:
             paired = find_paired_spikes(losses_RS, study.spikes)
-        for key, own in zip(keys, paired, strict=True):
+        starts = [np.array([s.start for s in own or []], dtype=np.int64) for own in paired]
+        for place, (key, own) in enumerate(zip(keys, paired, strict=True)):
             raw = find_spikes(curves[key].loss, study.spikes)
-            count = None if own is None else len(own)
-            runs.append((*key, len(raw), count, len(keys), len(curves[key].loss)))
+            others = starts[:place] + starts[place + 1 :]
+            shared = [_shared_by(spike.start, others) for spike in own or []]
+            counts = (None, None) if own is None else (len(own), _lone(shared))
+            runs.append((*key, len(raw), *counts, len(keys), len(curves[key].loss)))
+            events += [(*key, "raw", *_event(spike), None) for spike in raw]
             events += [
-                (*key, kind, spike.start, spike.peak, spike.height, spike.steps_to_recover)
-                for kind, spikes in (("raw", raw), ("paired", own or []))
-                for spike in spikes
+                (*key, "paired", *_event(spike), by)
+                for spike, by in zip(own or [], shared, strict=True)
             ]
     return RunSpikes(
         pl.DataFrame(runs, schema=SPIKES, orient="row").sort("trial", "seed"),
         pl.DataFrame(events, schema=EVENTS, orient="row").sort("trial", "seed", "kind", "start"),
     )
+
+
+def _event(spike: Spike) -> tuple[int, int, float, int | None]:
+    return spike.start, spike.peak, spike.height, spike.steps_to_recover
+
+
+def _shared_by(start: int, others: Sequence[NDArray[np.int64]]) -> int:
+    """How many other runs have a spike that starts within `NEAR` steps."""
+    return sum(bool((np.abs(one - start) <= NEAR).any()) for one in others)
+
+
+def _lone(shared: Sequence[int]) -> int:
+    return sum(by < SHARED_BY for by in shared)
 
 
 def same_batches(outcomes: pl.DataFrame, curves: Mapping[Key, Curve]) -> Iterator[list[Key]]:

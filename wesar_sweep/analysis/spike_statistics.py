@@ -15,12 +15,14 @@ import polars as pl
 
 from wesar_sweep.analysis.balanced import balanced_mean, by_seed
 from wesar_sweep.analysis.intervals import Interval, Vector, student_mean
-from wesar_sweep.analysis.run_spikes import EVENTS, RunSpikes
+from wesar_sweep.analysis.run_spikes import EVENTS, SHARED_BY, RunSpikes
 from wesar_sweep.stability.spike_score import OLMO_2_WINDOW, olmo_2_spike_score
 from wesar_sweep.store.frames import Key
 from wesar_sweep.store.rows import Curve
 
-KINDS = ("raw", "paired")
+KINDS = ("raw", "paired", "lone")
+"""Paired ones are raw ones with the median over the other runs taken out; lone ones those of them
+that hardly another run shares (`wesar_sweep.analysis.run_spikes`)."""
 
 STATISTICS = pl.Schema(
     [
@@ -44,6 +46,7 @@ STATISTICS = pl.Schema(
                 ("recovery", pl.Float64()),
             )
         ),
+        ("lone_in_completed", pl.Int64()),
         ("olmo_2_n", pl.Int64()),
         ("olmo_2_loss", pl.Float64()),
         ("olmo_2_grad_norm", pl.Float64()),
@@ -55,8 +58,9 @@ STATISTICS = pl.Schema(
 (null where they are equal; where there is none, the mean over cells), ``per_thousand`` the same a
 thousand steps trained, so that a run that ended early counts by its steps, ``runs`` with any, the
 median ``height`` in nats and the median ``recovery`` in steps (inf where the median spike never
-recovered; null without a spike). ``olmo_2_loss`` and ``olmo_2_grad_norm`` are the mean OLMo-2 spike
-scores, in percent, of the ``olmo_2_n`` runs that are longer than the window."""
+recovered; null without a spike). ``lone_in_completed``: the lone spikes of runs that completed; the
+others end in a divergence or lie before one. ``olmo_2_loss`` and ``olmo_2_grad_norm`` are the mean
+OLMo-2 spike scores, in percent, of the ``olmo_2_n`` runs that are longer than the window."""
 
 WORST = pl.Schema([("rank", pl.Int64()), *EVENTS.items(), ("status", pl.String())])
 
@@ -83,10 +87,15 @@ def spike_statistics(
     for (series,), part in runs.sort("trial", "seed").group_by(["series"], maintain_order=True):
         events = found.events.join(part.select("trial", "seed"), on=["trial", "seed"])
         row = {"series": series, "method": part["method"][0], "n_seeds": part["seed"].n_unique()}
-        for kind, count in zip(KINDS, ("spikes", "paired_spikes"), strict=True):
+        counts = ("spikes", "paired_spikes", "lone_spikes")
+        for kind, count in zip(KINDS, counts, strict=True):
             judged = part.filter(pl.col(count).is_not_null())
-            own = events.filter(pl.col("kind") == kind)
+            own = events.filter(pl.col("kind") == ("raw" if kind == "raw" else "paired"))
+            if kind == "lone":
+                own = own.filter(pl.col("shared_by") < SHARED_BY)
             row |= {f"{kind}_{k}": v for k, v in _kind(judged, own, count).items()}
+        completed = part.filter(status="completed").select("trial", "seed")
+        row["lone_in_completed"] = own.join(completed, on=["trial", "seed"]).height
         keys = part.select("trial", "seed").rows()
         rows.append(row | _olmo_2(keys, curves, window=window))
     return pl.DataFrame(rows, schema=STATISTICS)
@@ -127,7 +136,7 @@ def olmo_2_window(steps: Sequence[int]) -> int:
 
 def _counted(runs: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
     ended = outcomes.filter(pl.col("status").is_in(["completed", "diverged"]))
-    return runs.join(ended.select("trial", "seed"), on=["trial", "seed"])
+    return runs.join(ended.select("trial", "seed", "status"), on=["trial", "seed"])
 
 
 def _kind(judged: pl.DataFrame, events: pl.DataFrame, count: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from wesar_sweep.analysis import Analysis
+from wesar_sweep.analysis.run_spikes import NEAR, SHARED_BY
 from wesar_sweep.analysis.spike_statistics import KINDS
 from wesar_sweep.reports import spike_charts
 from wesar_sweep.reports.chosen_runs import cell_words
@@ -63,7 +64,10 @@ def spike_tables(analysis: Analysis) -> list[NamedTable]:
     caption = (
         f"{_rule(analysis)}{none} Raw spikes count hard batches too; paired ones are of the loss "
         f"minus the median over the runs that saw the same batch, of which it takes "
-        f"{MIN_PAIRED_RUNS}.{left} n counts completed and diverged runs; a run is mostly not a "
+        f"{MIN_PAIRED_RUNS}.{left} The median does not take all of a hard batch out, which a run "
+        "that trains badly feels more: lone spikes are the paired ones at which fewer than "
+        f"{SHARED_BY} other runs of the same batches have one within {NEAR} steps. n counts "
+        "completed and diverged runs; a run is mostly not a "
         "replicate of another here, so runs with any are counted and not taken as a rate. Spikes a "
         "thousand steps that were trained are over the seeds that every cell of the series has, "
         "with Student's 95 % interval "
@@ -76,8 +80,9 @@ def spike_tables(analysis: Analysis) -> list[NamedTable]:
     rows = tuple(_row(row) for row in statistics.iter_rows(named=True))
     columns = ["series", "n", "raw spikes a thousand steps", "runs with any"]
     columns += ["n paired", "paired spikes a thousand steps", "runs with any"]
-    columns += ["height, raw / paired"]
-    columns += ["steps to recover, raw / paired", f"OLMo-2 spike score (window {window:,})"]
+    columns += ["lone spikes a thousand steps", "runs with any", "lone in completed runs"]
+    columns += ["height, raw / paired / lone"]
+    columns += ["steps to recover, raw / paired / lone", f"OLMo-2 spike score (window {window:,})"]
     table = Table(tuple(columns), rows, (False, *(True for _ in columns[1:])))
     found = [
         NamedTable(
@@ -137,13 +142,12 @@ def _rule(analysis: Analysis) -> str:
 def _row(row: dict[str, Any]) -> tuple[str, ...]:
     words = [row["series"]]
     for kind in KINDS:
-        words += [
-            str(row[f"{kind}_n"]),
-            _rate(row, kind),
-            f"{row[f'{kind}_runs']}/{row[f'{kind}_n']}",
-        ]
-        if not row[f"{kind}_n"]:
-            words[-2:] = ["–", "–"]
+        # As many can be judged for lone spikes as for paired ones.
+        words += [str(row[f"{kind}_n"])] * (kind != "lone")
+        known = bool(row[f"{kind}_n"])
+        words.append(_rate(row, kind) if known else "–")
+        words.append(f"{row[f'{kind}_runs']}/{row[f'{kind}_n']}" if known else "–")
+    words.append(str(row["lone_in_completed"]) if row["lone_n"] else "–")
     words.append(" / ".join(_height(row[f"{kind}_height"]) for kind in KINDS))
     words.append(" / ".join(_steps(row[f"{kind}_recovery"]) for kind in KINDS))
     scores = [row["olmo_2_loss"], row["olmo_2_grad_norm"]]
