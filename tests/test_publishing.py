@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import wesar_sweep as ws
 from wesar_sweep.cli import app
 from wesar_sweep.errors import StoreError
+from wesar_sweep.publishing import _Anonymous
 from wesar_sweep.store.layout import StudyDirectory
 
 STUDY = """
@@ -193,3 +194,90 @@ def test_a_published_study_can_be_trained_anew(published: Path, trained: Path) -
     done = command(trained, "run", "kept/study/study.yaml", "--out", "anew", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert StudyDirectory(published).study_file.exists()
+
+
+def test_an_exported_table_does_not_make_a_study_published(trained: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(trained / "results/study", study)
+    assert CliRunner().invoke(app, ["export", str(study), "--format", "parquet"]).exit_code == 0
+    assert StudyDirectory(study).outcomes_table.exists()
+    assert CliRunner().invoke(app, ["status", str(study), "--json"]).exit_code == 0
+    # Nor may it be replaced by its own publication, database and all.
+    assert "holds no published study" in refusal("publish", str(study), "--to", str(study))
+    assert StudyDirectory(study).database_file.exists()
+
+
+def test_the_table_of_a_published_study_is_not_overwritten_by_export(published: Path) -> None:
+    before = StudyDirectory(published).outcomes_table.read_bytes()
+    assert "own table" in refusal("export", str(published), "--format", "parquet")
+    assert StudyDirectory(published).outcomes_table.read_bytes() == before
+
+
+def test_what_others_put_into_the_folder_is_not_removed(
+    trained: Path, published: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "kept"
+    shutil.copytree(published, to)
+    (to / "README.md").write_text("mine")
+    said = refusal("publish", str(trained / "results/study"), "--to", str(to))
+    assert "holds more than a published study (README.md)" in said
+    assert (to / "README.md").read_text() == "mine"
+
+
+def test_a_kill_between_the_renames_is_mended(
+    trained: Path, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = tmp_path / "kept"
+    shutil.copytree(published, to)
+    rename = Path.rename
+
+    def dies(self: Path, target: Path) -> Path:
+        if self.name.endswith(".publishing"):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", dies)
+    with pytest.raises(KeyboardInterrupt):
+        ws.publish(trained / "results/study", to=to)
+    assert not to.exists()
+    monkeypatch.undo()
+    # The caches of the fixture that moves them went with the patch.
+    ws.publish(trained / "results/study", to=to)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (to / "report.md").read_text() == (published / "report.md").read_text()
+
+
+def test_a_link_stays_a_link(trained: Path, published: Path, tmp_path: Path) -> None:
+    shutil.copytree(published, tmp_path / "real")
+    (tmp_path / "real/report.md").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    ws.publish(trained / "results/study", to=tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real/report.md").read_text() == (published / "report.md").read_text()
+
+
+def test_a_damaged_curve_is_not_published_away(trained: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(trained / "results/study", study)
+    curve = StudyDirectory(study).curve_file(0, 0)
+    curve.write_bytes(curve.read_bytes()[:200])
+    said = refusal("publish", str(study), "--to", str(tmp_path / "out"))
+    assert "cannot be published whole" in said and curve.name in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_paths_and_hosts_are_taken_out_of_words_and_commands() -> None:
+    anonymous = _Anonymous(Path("/home/alice/lab"), {"node7": "machine 1"})
+    assert anonymous.text("OSError: '/home/alice/secret/cache.bin' on node7.example.org") == (
+        "OSError: 'cache.bin' on machine 1"
+    )
+    assert anonymous.text("a.txt, /home/alice/lab/b.txt; validation /data/bob/c.txt") == (
+        "a.txt, b.txt; validation c.txt"
+    )
+    kept = "loss 3/4 at step 5, see https://example.org/a/b and ./own/d.txt"
+    assert anonymous.text(kept) == kept
+    words = ["/usr/bin/python", "/x/bin/wesar-sweep", "run", "s.yaml", "--out=/home/alice/out"]
+    facts = {"command": words, "resumed": {"t": ["python", "-c", "secret = 1"]}, "host": "node7"}
+    found = anonymous.provenance(facts)
+    assert found["command"] == ["wesar-sweep", "run", "s.yaml", "--out=out"]
+    assert found["resumed"] == {"t": ["(from Python)"]} and found["host"] == "machine 1"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from wesar_sweep.errors import ConfigError, WesarSweepError
+from wesar_sweep.errors import ConfigError, StoreError, WesarSweepError
 
 if TYPE_CHECKING:
     from wesar_sweep.api import Result
@@ -430,6 +430,8 @@ def export(
 
     result = api.open_result(directory)
     path = out or directory / f"outcomes.{format}"
+    if result.directory.published and path.resolve() == result.directory.outcomes_table.resolve():
+        raise StoreError(f"{path} is the published study's own table: give another file (--out)")
     export_outcomes(result.outcomes, path=path, format=format)
     print(path)
 

@@ -223,7 +223,8 @@ def _prepare(
         corpus = load_corpus(study.data, context=longest_context(study), progress=progress)
     resumed = directory.provenance_file.exists()
     require_same_corpus(directory, sha256=corpus.sha256)
-    require_text_of_search(directory, sha256=corpus.sha256)
+    if study.finishes is not None:
+        require_text_of_search(directory, sha256=corpus.sha256)
     # Read by the workers again; what is wrong with them is said before anything is launched.
     sets = sets_of(study, corpus=corpus)
     require_same_sets(directory, sha256={name: one.sha256 for name, one in sets.items()})

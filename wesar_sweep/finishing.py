@@ -49,6 +49,8 @@ def begin(
             f"{to} is the search itself: its pruned cells are finished in a directory of their "
             "own (--to)"
         )
+    if StudyDirectory(to).published:
+        raise StoreError(f"{to} is a published study: choose another place (--to)")
     study = load_study(search.study_file)
     record = _drawn(search, study, cells=cells, seed=seed)
     finishing = _study(study, record, provenance=read_provenance(search))

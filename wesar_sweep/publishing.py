@@ -8,6 +8,7 @@ comes out of these very files. `report`, `compare` and `export` read it like any
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,10 @@ from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.provenance import read_provenance, write_provenance
 from wesar_sweep.store.published import write_published
 from wesar_sweep.store.spent import read_spent, write_spent
+
+_NAME = r"[^\s/,;:'\"()\[\]{}=]+"
+_ABSOLUTE = re.compile(rf"(?<![\w.~/:-])(?:/{_NAME})*/(?P<name>{_NAME})")
+"""A path from the root, at the start of words, after = or inside brackets; not that of a URL."""
 
 FORMATS = ("html", "md")
 """The reports that lie beside the tables."""
@@ -57,6 +62,8 @@ def publish(directory: StudyDirectory, *, to: Path) -> Published:
             or something cannot be read or written.
         ConfigError: The study file cannot be read.
     """
+    # Under its own name: a link, "." or "x/.." cannot be put aside.
+    to = to.resolve()
     result = open_result(directory.root)
     summary = result.summary
     if not summary.complete:
@@ -66,8 +73,14 @@ def publish(directory: StudyDirectory, *, to: Path) -> Published:
             "publish it"
         )
     target = StudyDirectory(to)
+    _recover(to)
     _require_place_for(result.study, target)
     exact = result.analysis
+    if exact.unreadable:
+        raise StoreError(
+            f"the study in {directory.root} cannot be published whole: "
+            f"{'; '.join(exact.unreadable)}"
+        )
     facts = read_provenance(directory)
     anonymous = _Anonymous.of(directory, facts)
 
@@ -80,7 +93,7 @@ def publish(directory: StudyDirectory, *, to: Path) -> Published:
         if (search := read_finished_search(directory)) is not None:
             write_finished_search(made, search=search)
         _write_accounts(directory, made, anonymous)
-        write_published(made, outcomes=exact.outcomes, curves=exact.curves)
+        write_published(made, outcomes=exact.outcomes, curves=exact.curves, words=anonymous.text)
         # The report is of what a reader of the folder has.
         readable = Analysis.read(made)
         for format in FORMATS:
@@ -114,6 +127,28 @@ def _require_place_for(study: Study, target: StudyDirectory) -> None:
             f"{study_hash(there)[:12]}; this one {study.name}, {study_hash(study)[:12]}): choose "
             "another folder, or remove it"
         )
+    foreign = sorted({path.name for path in target.root.iterdir()} - _own_names(target))
+    if foreign:
+        raise StoreError(
+            f"{target.root} holds more than a published study ({', '.join(foreign)}), which "
+            "publishing anew would remove: move it elsewhere"
+        )
+
+
+def _own_names(target: StudyDirectory) -> set[str]:
+    paths = (
+        target.study_file,
+        target.provenance_file,
+        target.driver_file,
+        target.finished_search_file,
+        target.workers_folder,
+        target.outcomes_table,
+        target.curves_table,
+        target.evaluations_table,
+        target.probes_table,
+        target.report_file,
+    )
+    return {path.name for path in paths} | {f"report.{format}" for format in FORMATS}
 
 
 def _write_accounts(directory: StudyDirectory, made: StudyDirectory, anonymous: _Anonymous) -> None:
@@ -132,22 +167,41 @@ def _write_accounts(directory: StudyDirectory, made: StudyDirectory, anonymous: 
 def _changed_tables(exact: Analysis, readable: Analysis) -> tuple[str, ...]:
     before = {table.name: table.table.rows for table in tables(exact)}
     after = {table.name: table.table.rows for table in tables(readable)}
-    assert before.keys() == after.keys(), "rounding makes no table come or go"
-    return tuple(name for name, rows in before.items() if rows != after[name])
+    # One comes or goes where a study has a single spike, and that at the threshold.
+    names = dict.fromkeys([*before, *after])
+    return tuple(name for name in names if before.get(name) != after.get(name))
 
 
 def _replace(to: Path, fill: Callable[[Path], None]) -> None:
     """Put a new folder in the place of one that is there, which is removed last."""
-    made, former = (
-        to.absolute().with_name(f".{to.absolute().name}.{word}") for word in ("new", "old")
-    )
+    made, former = to.with_name(f".{to.name}.publishing"), _former(to)
     shutil.rmtree(made, ignore_errors=True)
     write_folder_atomically(made, fill)
     try:
-        shutil.rmtree(former, ignore_errors=True)
         to.rename(former)
-        made.rename(to)
+        try:
+            made.rename(to)
+        except OSError:
+            former.rename(to)
+            raise
         shutil.rmtree(former)
+    except OSError as error:
+        shutil.rmtree(made, ignore_errors=True)
+        raise store_error(error, path=to, action="replace") from error
+
+
+def _former(to: Path) -> Path:
+    return to.with_name(f".{to.name}.published-before")
+
+
+def _recover(to: Path) -> None:
+    """Undo what a kill between the two renames of `_replace` left."""
+    former = _former(to)
+    try:
+        if former.exists() and not to.exists():
+            former.rename(to)
+        elif former.exists():
+            shutil.rmtree(former)
     except OSError as error:
         raise store_error(error, path=to, action="replace") from error
 
@@ -199,11 +253,14 @@ class _Anonymous:
         return {key: self._placeless(value) for key, value in kept.items()}
 
     def command(self, words: Sequence[str] | str) -> list[str] | str:
-        """``wesar-sweep run FILE …`` of a command line, however it was started."""
+        """``wesar-sweep run FILE …`` of a command line, by whichever program it was started."""
         if isinstance(words, str):
             return words
-        begin = next((i for i, word in enumerate(words) if word in ("run", "resume")), None)
-        return list(words) if begin is None else ["wesar-sweep", *words[begin:]]
+        begin = next(
+            (i for i, word in enumerate(words) if word in ("run", "resume", "finish")), None
+        )
+        # Of a program of the user's own, or its source after -c, nothing is ours to tell.
+        return ["(from Python)"] if begin is None else ["wesar-sweep", *words[begin:]]
 
     def _placeless(self, value: Any) -> Any:
         """The value, and all in it, with absolute paths made relative or cut to their last name."""
@@ -211,8 +268,14 @@ class _Anonymous:
             return {key: self._placeless(one) for key, one in value.items()}
         if isinstance(value, list):
             return [self._placeless(one) for one in value]
-        if not isinstance(value, str):
-            return value
-        if self.folder is not None:
-            value = value.replace(f"{self.folder}/", "")
-        return Path(value).name if Path(value).is_absolute() else value
+        return self.text(value) if isinstance(value, str) else value
+
+    def text(self, words: str) -> str:
+        """Words with every absolute path in them made relative or cut, and every host renamed."""
+        if self.folder is not None and self.folder != Path("/"):
+            words = words.replace(f"{self.folder}/", "")
+        words = _ABSOLUTE.sub(lambda found: found["name"], words)
+        for host, machine in self.machines.items():
+            whole = rf"(?<![\w.-]){re.escape(host)}(?:\.[\w.-]*\w)?(?![\w-])"
+            words = re.sub(whole, machine, words)
+        return words

@@ -100,3 +100,11 @@ def test_sensitivity_at_equal_effective_lr_says_why_there_is_none() -> None:
     part = found.raw_outcomes.filter((pl.col("method") == "he") == (pl.col("lr") < 5e-4))
     rows = Analysis(found.study, part).effective_lr_sensitivity()
     assert rows["sensitivity"].null_count() == 2 and all(rows["note"])
+
+
+def test_a_series_that_is_not_complete_does_not_cut_the_range_of_the_others() -> None:
+    found = shifted()
+    part = found.raw_outcomes.filter((pl.col("method") == "he") | (pl.col("lr") < 5e-4))
+    rows = Analysis(found.study, part).effective_lr_sensitivity().sort("series")
+    assert rows["sensitivity"].is_null().to_list() == [False, True]
+    assert (rows["effective_lr_min"][0], rows["effective_lr_max"][0]) == pytest.approx((1e-4, 1e-1))

@@ -47,7 +47,7 @@ def test_a_slope_is_that_of_the_truth_as_finely_as_the_grid_resolves() -> None:
                 assert row["resolution"] is None
                 assert row["slope"] == pytest.approx(slope, abs=1e-4)
             # Seeds differ by a constant: it is in no slope.
-            blur = (row["resolution"] or 0) / 2
+            blur = row["resolution"] or 0
             assert row["slope_low"] == pytest.approx(row["slope"] - blur)
             assert row["slope_high"] == pytest.approx(row["slope"] + blur)
             assert (row["n_sizes"], row["smallest"], row["largest"]) == (3, 16, 256)
@@ -156,7 +156,7 @@ def test_the_interval_is_of_all_resamples_of_the_seeds() -> None:
         assert row["slope"] == pytest.approx(np.polyfit(x, own[figure], 1)[0])
         # At 4 seeds the tail is below the chance of any one resample: the range of them all.
         # The grid blurs what is one of its values.
-        blur = (row["resolution"] or 0) / 2
+        blur = row["resolution"] or 0
         assert row["slope_low"] == pytest.approx(min(all_slopes) - blur, abs=1e-9)
         assert row["slope_high"] == pytest.approx(max(all_slopes) + blur, abs=1e-9)
         assert row["slope_high"] - row["slope_low"] > 0.05
@@ -200,7 +200,7 @@ def test_an_interval_of_resamples_at_the_edge_says_so() -> None:
 
     row = trend(with_losses(fine_study(), parabola, status=fate), "stable_lr", method="he")
     assert row["note"] == "resamples reach the grid's edge: the interval may be too narrow"
-    blur = row["resolution"] / 2
+    blur = row["resolution"]
     assert row["slope_low"] + blur < row["slope"] == pytest.approx(row["slope_high"] - blur)
     every = trend(with_losses(fine_study(), parabola, status=falls_out), "stable_lr", method="he")
     assert every["note"] == "" and every["slope"] == pytest.approx(row["slope"])

@@ -25,6 +25,7 @@ from wesar_sweep.config import (
     load_sweep,
     make_run,
     parse_study,
+    portable,
     resolved_precision,
     study_hash,
     yaml12,
@@ -470,3 +471,24 @@ def test_heavy_libraries_stay_out() -> None:
         [sys.executable, "-c", code, str(room)], capture_output=True, text=True, check=True
     )
     assert found.stdout == "[]\n"
+
+
+def test_portable_paths_and_a_hash_that_does_not_depend_on_where_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lab/own").mkdir(parents=True)
+    text = {"source": "text", "paths": [f"{tmp_path}/lab/a.txt", "/elsewhere/b.txt"]}
+    found = portable(parse_study({"space": {"lr": 0.1}, "data": text}), tmp_path / "lab")
+    assert list(found.data.paths) == ["a.txt", "b.txt"]  # type: ignore[union-attr]
+    root = portable(parse_study({"space": {"lr": 0.1}, "data": text}), Path("/"))
+    assert list(root.data.paths) == ["a.txt", "b.txt"]  # type: ignore[union-attr]
+    local = {"source": "huggingface", "name": f"{tmp_path}/lab/own", "tokens": 10_000}
+    study = parse_study({"space": {"lr": 0.1}, "data": local})
+    kept = portable(study, tmp_path / "lab")
+    # Not "own", which somebody may have put on the hub.
+    assert kept.data.name == "./own"  # type: ignore[union-attr]
+    hashes = set()
+    for folder in (tmp_path, tmp_path / "lab"):
+        monkeypatch.chdir(folder)
+        hashes |= {study_hash(study), study_hash(kept)}
+    assert len(hashes) == 1

@@ -139,3 +139,14 @@ def test_errors_have_their_line(tmp_path: Path) -> None:
         (6, 12, "1e-1"),
         (7, 7, "{}"),
     ]
+
+
+def test_cells_that_train_the_same_are_told() -> None:
+    """Without a condition a σ² may stand in a cell whose method has none: it changes no run."""
+    cells = [{"method": "he", "sigma2": 1e-5}, {"method": "he", "sigma2": 4e-5}]
+    space = {"method": ["he", "wesar"], "sigma2": [1e-5, 4e-5]}
+    study = {"space": space, "sampler": {"name": "listed", "listed": cells}}
+    with pytest.raises(ConfigError, match="trains what number 1 does"):
+        parse_study(study)
+    wesar = [{**cell, "method": "wesar"} for cell in cells]
+    parse_study({"space": space, "sampler": {"name": "listed", "listed": wesar}})

@@ -16,6 +16,7 @@ from wesar_sweep.store.published import (
     LOSS_BITS,
     OTHER_BITS,
     read_published_curves,
+    read_published_outcomes,
     rounded_to_bits,
     write_published,
 )
@@ -116,7 +117,7 @@ def test_outcomes_come_back_exactly(tmp_path: Path) -> None:
     values = [0.1 + 0.2, math.nan, math.inf, None]
     frame = pl.DataFrame({"trial": [0, 1, 2, 3], "val_loss": values, "reason": ["", "a", "ü", ""]})
     write_published(StudyDirectory(tmp_path), outcomes=frame, curves={})
-    again = read_outcomes_frame(StudyDirectory(tmp_path))
+    again = read_published_outcomes(StudyDirectory(tmp_path))
     # Null and NaN are two things here: frames are compared with both.
     assert again.equals(frame, null_equal=True)
     assert again["val_loss"].is_null().to_list() == [False, False, False, True]

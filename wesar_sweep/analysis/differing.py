@@ -22,7 +22,9 @@ _EFFECTS: Mapping[str, str] = {
     "spikes": "how runs are judged",
     "probes": "what is recorded",
 }
-_NO_EFFECT = ("name", "title", "question", "retries")
+_NO_EFFECT = ("name", "title", "question", "retries", "finishes", "keep_weights")
+_PLACES = ("data.paths", "data.validation", "corpus.prepared_as", "workers.host")
+"""Where text or a worker lies: the corpus has a hash, by which it is compared."""
 
 _FACTS = ("project", "python", "platform", "cpu", "cores", "libraries", "corpus")
 _MACHINE = ("device", "device_name", "precision", "versions", "host")
@@ -43,13 +45,17 @@ class Differing:
 def differing_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Differing, ...]:
     """Keys of two resolved study files (`config.load.resolved`) whose values differ.
 
-    Left out are name, title, question and retries, which change no run.
+    Left out are name, title, question and the like, which change no run, and where texts lie.
     """
     flat_a, flat_b = (dict(_settings(side)) for side in (a, b))
     found = []
     for key in dict.fromkeys([*flat_a, *flat_b]):
         top = key.partition(".")[0]
-        if top not in _NO_EFFECT and flat_a.get(key, ABSENT) != flat_b.get(key, ABSENT):
+        if (
+            top not in _NO_EFFECT
+            and key not in _PLACES
+            and flat_a.get(key, ABSENT) != flat_b.get(key, ABSENT)
+        ):
             effect = _EFFECTS.get(top, "the training")
             words = [_words(flat.get(key, ABSENT)) for flat in (flat_a, flat_b)]
             found.append(Differing(key, words[0], words[1], effect))
@@ -65,7 +71,10 @@ def differing_provenance(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Di
     found = []
     for key in dict.fromkeys([*flat_a, *flat_b]):
         words = [_words(flat.get(key, ABSENT)) for flat in (flat_a, flat_b)]
-        if words[0] != words[1]:
+        if key == "platform":
+            # A published study keeps no more of it.
+            words = [word.partition("-")[0] for word in words]
+        if words[0] != words[1] and key not in _PLACES:
             effect = "the text" if key.startswith("corpus") else "code and machine"
             found.append(Differing(key, words[0], words[1], effect))
     return tuple(found)
@@ -74,7 +83,13 @@ def differing_provenance(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Di
 def _settings(study: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Keys as a reader looks them up: a knob of the space, or the pruner, is one."""
     for key, value in study.items():
-        if isinstance(value, Mapping) and key != "pruner":
+        if key == "evaluation" and isinstance(value, Mapping):
+            sets = {
+                n: {k: v for k, v in one.items() if k != "paths"}
+                for n, one in value["sets"].items()
+            }
+            yield from ((f"{key}.{name}", one) for name, one in {**value, "sets": sets}.items())
+        elif isinstance(value, Mapping) and key != "pruner":
             yield from ((f"{key}.{name}", one) for name, one in value.items())
         else:
             yield key, value

@@ -5,7 +5,8 @@ least over the grid. Each run is capped before seeds are averaged (`analysis.cel
 
 The same at equal effective lr (`analysis.effective_lr`, this project's): the mean over the range of
 effective lr that every series of the study covers, in log lr, of the loss interpolated between grid
-points, minus its least there. Series that differ in the meaning of lr alone have the same value.
+points, minus its least there. Series that differ in the meaning of lr alone have the same value, up
+to what their grids leave open.
 """
 
 from __future__ import annotations
@@ -126,7 +127,8 @@ def effective_lr_sensitivity(
         One row a series as `AT_EFFECTIVE_LR` says; null where the series share less than
         `LEAST_DECADES`, and for a series with an lr at which no run counts.
     """
-    known = [one for one in series if len(one.axis_L) > 1]
+    # What an incomplete series covers so far would cut the range of all others.
+    known = [one for one in series if len(one.axis_L) > 1 and not len(one.lost) and not one.to_come]
     ends = [np.log10(one.axis_L[[0, -1]] * gates[one.series]) for one in known]
     low = max((end[0] for end in ends), default=0.0)
     high = min((end[1] for end in ends), default=0.0)

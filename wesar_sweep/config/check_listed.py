@@ -51,9 +51,12 @@ def listed_findings(study: Study) -> Iterator[Finding]:
     first: dict[tuple[tuple[str, Scalar], ...], int] = {}
     for index, cell in enumerate(sampler.listed):
         yield from _cell(study, ("sampler", "listed", index), cell)
-        earlier = first.setdefault(tuple(sorted(cell.items())), index)
+        earlier = first.setdefault(tuple(sorted(_meant(study, cell).items())), index)
         if earlier != index:
+            same = sampler.listed[earlier] == cell
             message = f"this cell is listed twice: it is number {earlier + 1}, too"
+            if not same:
+                message = f"this cell trains what number {earlier + 1} does: its method has no σ²"
             yield Finding(("sampler", "listed", index), message, hint="remove one of the two")
     if study.finishes is not None and study.finishes.drawn != len(sampler.listed):
         message = f"{len(sampler.listed)} cells are listed"
@@ -62,6 +65,13 @@ def listed_findings(study: Study) -> Iterator[Finding]:
     elif study.finishes is not None and study.finishes.drawn > study.finishes.pruned:
         message = f"no more than {study.finishes.pruned} were pruned"
         yield Finding(("finishes", "drawn"), message, hint="leave it as it was")
+
+
+def _meant(study: Study, cell: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The cell without a σ² that its method does not use."""
+    method = cell.get("method", study.method)
+    unused = method in study.method_names and not study.method_parts(str(method)).uses_sigma2
+    return {knob: value for knob, value in cell.items() if not (unused and knob == "sigma2")}
 
 
 def _example(study: Study) -> str:

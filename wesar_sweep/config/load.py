@@ -157,6 +157,9 @@ def portable(study: Study, folder: Path | None) -> Study:
         folder: What they are to be relative to; of paths outside of it, or where it is None, the
             last name is kept.
     """
+    if folder == Path("/"):
+        # Relative to the root a path would still be whole.
+        folder = None
 
     def relative(path: str) -> str:
         place = Path(path)
@@ -165,7 +168,12 @@ def portable(study: Study, folder: Path | None) -> Study:
         inside = folder is not None and place.is_relative_to(folder)
         return str(place.relative_to(folder)) if inside and folder is not None else place.name
 
-    return _placed(study, relative, is_local=lambda name: Path(name).is_absolute())
+    placed = _placed(study, relative, is_local=lambda name: Path(name).is_absolute())
+    data: Any = placed.data
+    if isinstance(data, HuggingFaceData) and data != study.data:
+        # Without the dot it would be the name of somebody's data set on the hub.
+        data = data.model_copy(update={"name": f"./{data.name}"})
+    return placed.model_copy(update={"data": data})
 
 
 def _placed(study: Study, place: Callable[[str], str], *, is_local: Callable[[str], bool]) -> Study:
@@ -226,7 +234,7 @@ def study_hash(study: Study) -> str:
 def _is_folder(name: str) -> bool:
     """Whether a data set's name is a place on this machine or another: the hub has none like it."""
     path = Path(name).expanduser()
-    return path.is_absolute() or path.is_dir()
+    return path.is_absolute() or name.startswith("./") or path.is_dir()
 
 
 def _document(path: Path, hint: str) -> Document:

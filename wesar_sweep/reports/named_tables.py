@@ -136,8 +136,9 @@ def _shared_words(analysis: Analysis) -> str:
         return "The series share no range of effective lr, so sensitivity is of lr alone. "
     ends = " to ".join(format_value(end, knob="lr", digits=2) for end in (low, high))
     return (
-        f"LR sensitivity at equal effective lr is over the range that every series covers "
-        f"({ends}), interpolated between grid points: methods that shift lr alone are equal in it. "
+        f"LR sensitivity at equal effective lr is over the range that every complete series covers "
+        f"({ends}), interpolated between grid points: methods that shift lr alone are equal in it, "
+        "up to what their grids leave open. "
     )
 
 

@@ -113,7 +113,14 @@ def read_outcomes_frame(directory: StudyDirectory, *, study: Study | None = None
         StoreError: A file is damaged or cannot be read.
     """
     if directory.published:
-        return read_published_outcomes(directory)
+        published = read_published_outcomes(directory)
+        missing = [name for name in outcomes_schema().names() if name not in published.columns]
+        if missing:
+            raise StoreError(
+                f"{directory.outcomes_table} lacks {', '.join(missing)}: it was published by "
+                "another version of wesar-sweep; publish the study anew, or read it with that one"
+            )
+        return published
     found = read_outcomes(directory)
     kept = [outcome for outcome in found if study is None or outcome.study == study.name]
     return outcomes_frame(kept)

@@ -124,8 +124,11 @@ class StudyDirectory:
 
     @property
     def published(self) -> bool:
-        """Whether this is a published study: one to read, in which nothing is trained."""
-        return self.outcomes_table.exists()
+        """Whether this is a published study: one to read, in which nothing is trained.
+
+        A table of outcomes alone does not make one: `export` may have written it beside the rows.
+        """
+        return self.outcomes_table.exists() and not self.outcomes_folder.exists()
 
     def outcomes_file(self, worker: str) -> Path:
         """The outcomes that one worker wrote."""

@@ -19,7 +19,7 @@ stays so. Numbers with few bits are what compresses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,11 @@ from wesar_sweep.store.rows import Curve
 Key = tuple[int, int]
 
 LOSS_BITS = 16
-"""Of losses: within 1 part in 100,000, so that the rules of spikes see no other numbers but at
+"""Of losses: within 1 part in 65,000, so that the rules of spikes see no other numbers but at
 their very threshold."""
 
 OTHER_BITS = 9
-"""Of gradient norms and probes: within 1 part in 1,000."""
+"""Of gradient norms and probes: within 1 part in 500."""
 
 _COMPRESSION_LEVEL = 19
 
@@ -75,7 +75,11 @@ def rounded_to_bits(values: ArrayLike, *, bits: int) -> NDArray[np.float32]:
 
 
 def write_published(
-    directory: StudyDirectory, *, outcomes: pl.DataFrame, curves: Mapping[Key, Curve]
+    directory: StudyDirectory,
+    *,
+    outcomes: pl.DataFrame,
+    curves: Mapping[Key, Curve],
+    words: Callable[[str], str] = str,
 ) -> None:
     """Write the four tables, each atomically; the outcomes, which mark a published study, last.
 
@@ -83,6 +87,7 @@ def write_published(
         directory: Where to; its folder is made.
         outcomes: As `wesar_sweep.store.frames.outcomes_frame` gives them.
         curves: By (trial, seed), exact; rounded here.
+        words: What becomes of the reason of each run, which may name files and hosts.
 
     Raises:
         StoreError: The disk is full or refuses.
@@ -111,7 +116,9 @@ def write_published(
             schema=PROBES,
             orient="row",
         ),
-        directory.outcomes_table: outcomes,
+        directory.outcomes_table: outcomes.with_columns(
+            pl.Series("reason", [words(one) for one in outcomes["reason"]], dtype=pl.String)
+        ),
     }
     for path, table in tables.items():
         _write(path, table)
@@ -132,10 +139,10 @@ def read_published_curves(directory: StudyDirectory) -> dict[Key, Curve]:
     Raises:
         StoreError: A table is missing or damaged.
     """
-    evaluations = _by_run(_read(directory.evaluations_table))
-    probes = _by_run(_read(directory.probes_table))
+    evaluations = _by_run(_read(directory.evaluations_table, EVALUATIONS))
+    probes = _by_run(_read(directory.probes_table, PROBES))
     found = {}
-    for trial, seed, loss, grad_norm in _read(directory.curves_table).iter_rows():
+    for trial, seed, loss, grad_norm in _read(directory.curves_table, CURVES).iter_rows():
         key = (trial, seed)
         found[key] = Curve(
             loss=np.array(loss, dtype=np.float32),
@@ -214,9 +221,11 @@ def _write(path: Path, table: pl.DataFrame) -> None:
     )
 
 
-def _read(path: Path) -> pl.DataFrame:
+def _read(path: Path, schema: pl.Schema | None = None) -> pl.DataFrame:
+    """The table; with a schema those of its columns, whatever others a later version added."""
     try:
-        return pl.read_parquet(path.read_bytes())
+        table = pl.read_parquet(path.read_bytes())
+        return table if schema is None else table.select(schema.names())
     except OSError as error:
         raise store_error(error, path=path, action="read") from error
     except pl.exceptions.PolarsError as error:
