@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import platform
 import shutil
 import subprocess
@@ -117,7 +118,9 @@ def test_nothing_tells_of_the_place(trained: Path, published: Path) -> None:
     provenance = texts[str(published / "provenance.json")]
     assert '"machine 1"' in provenance and '"wesar-sweep"' in provenance
     assert "paths: [private/own.txt]" in texts[str(published / "study.yaml")]
-    # Control: the study itself does tell.
+    # Control: the study itself does tell, on which machine each worker ran, too.
+    told = json.loads((trained / "results/study/provenance.json").read_text())
+    assert told["workers"]["w0"].keys() >= {"host", "boot", "commit"}
     assert str(trained) in (trained / "results/study/study.yaml").read_text()
 
 
@@ -281,3 +284,19 @@ def test_paths_and_hosts_are_taken_out_of_words_and_commands() -> None:
     found = anonymous.provenance(facts)
     assert found["command"] == ["wesar-sweep", "run", "s.yaml", "--out=out"]
     assert found["resumed"] == {"t": ["(from Python)"]} and found["host"] == "machine 1"
+
+
+def test_machines_of_one_name_are_told_apart_by_their_boot(tmp_path: Path) -> None:
+    workers = {
+        "w0": {"host": "cloud", "boot": "aaaa"},
+        "w1": {"host": "cloud", "boot": "bbbb"},
+        "w2": {"host": "cloud", "boot": "aaaa"},
+        "w3": {"host": "other"},
+    }
+    facts = {"host": "cloud", "workers": workers}
+    found = _Anonymous.of(StudyDirectory(tmp_path), facts).provenance(facts)
+    named = {name: one for name, one in found["workers"].items()}
+    assert [one["host"] for one in named.values()] == [
+        "machine 1", "machine 2", "machine 1", "machine 3",
+    ]  # fmt: skip
+    assert found["host"] == "machine 1" and "aaaa" not in str(found)

@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -214,18 +214,27 @@ class _Anonymous:
     """The working directory of the study's first call."""
     machines: Mapping[str, str]
     """Host -> ``machine 1``."""
+    boots: Mapping[tuple[str, str | None], str] = field(default_factory=dict)
+    """(host, its boot) -> the same, for machines that share a name."""
 
     @classmethod
     def of(cls, directory: StudyDirectory, facts: Mapping[str, Any]) -> _Anonymous:
         where = facts.get("working_directory", {}).get("path")
         workers = [one for one in facts.get("workers", {}).values() if isinstance(one, Mapping)]
         drive = read_drive(directory)
-        hosts = [facts.get("host"), *(one.get("host") for one in workers)]
-        hosts += [beat.host for beat in read_beats(directory)]
+        known = dict.fromkeys(
+            (str(one["host"]), one.get("boot")) for one in workers if one.get("host")
+        )
+        hosts = [facts.get("host"), *(beat.host for beat in read_beats(directory))]
         hosts += [drive.host] if drive is not None else []
-        known = dict.fromkeys(str(host) for host in hosts if host)
-        machines = {host: f"machine {number}" for number, host in enumerate(known, start=1)}
-        return cls(Path(where) if where else None, machines)
+        for host in hosts:
+            if host and host not in {named for named, _ in known}:
+                known[str(host), None] = None
+        boots = {place: f"machine {number}" for number, place in enumerate(known, start=1)}
+        machines: dict[str, str] = {}
+        for (host, _), name in boots.items():
+            machines.setdefault(host, name)
+        return cls(Path(where) if where else None, machines, boots)
 
     def machine(self, host: str) -> str:
         return self.machines.get(host, "")
@@ -244,7 +253,8 @@ class _Anonymous:
             kept["storage"] = "PostgreSQL"
         for one in kept.get("workers", {}).values():
             if isinstance(one, dict) and "host" in one:
-                one["host"] = self.machine(one["host"])
+                place = (one["host"], one.pop("boot", None))
+                one["host"] = self.boots.get(place) or self.machine(one["host"])
         if "command" in kept:
             kept["command"] = self.command(kept["command"])
         kept["resumed"] = {

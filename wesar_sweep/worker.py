@@ -33,9 +33,11 @@ from wesar_sweep.store.drive import read_drive
 from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.locks import is_held
 from wesar_sweep.store.provenance import (
+    boot,
     cpu_model,
     merge_provenance,
     prepared_as,
+    project_commit,
     require_same_corpus,
     require_same_sets,
 )
@@ -312,6 +314,9 @@ class _Watch:
         beat = self._beat
         return {
             "host": beat.host,
+            "boot": boot(),
+            # A study may be gone on with by another version than began it.
+            "commit": project_commit(),
             "device": beat.device,
             "device_name": beat.device_name,
             "versions": beat.versions,

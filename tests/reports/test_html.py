@@ -179,7 +179,13 @@ def test_what_a_worker_knows_is_laid_out_in_words() -> None:
     facts = {
         "python": "3.11.7",
         "libraries": {"numpy": "2.4.6"},
-        "workers": {"w0": machine, "w1": machine, "w2": {**machine, "corpus_hash": "cd" * 32}},
+        "project": {"version": "1", "commit": "ef" * 20},
+        "workers": {
+            "w0": machine,
+            "w1": {**machine, "commit": "ef" * 20},
+            "w2": {**machine, "corpus_hash": "cd" * 32},
+            "w3": {**machine, "commit": "12" * 20},
+        },
         "corpus": {"description": "Some text", "sha256": "ab" * 32, "train_tokens": 7_308_451},
     }
     beats = [
@@ -197,6 +203,8 @@ def test_what_a_worker_knows_is_laid_out_in_words() -> None:
     words = "host box, device cuda (Some GPU), torch 2.13.0, cuda 13.0"
     assert rows["workers w0, w1"] == words
     assert rows["worker w2"] == f"{words}, corpus hash {'cd' * 32}"
+    # Gone on with by another version than began the study.
+    assert rows["worker w3"] == f"{words}, commit {'12' * 6}"
     assert rows["versions"] == "Python 3.11.7, numpy 2.4.6"
     assert rows["corpus"] == f"Some text, 7,308,451 tokens to train on, sha256 {'ab' * 32}"
     assert rows["time of worker w0"].startswith("1 min 15 s in training steps, 2.1 s in evaluat")

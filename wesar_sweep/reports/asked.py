@@ -32,6 +32,8 @@ from wesar_sweep.stability.spikes import MIN_PAIRED_RUNS
 from wesar_sweep.store.beat import Beat
 from wesar_sweep.store.drive import Drive
 
+_NOTHING = object()
+
 Fact = tuple[str, str]
 """(what, its value in words)."""
 
@@ -222,7 +224,8 @@ def provenance(facts: Mapping[str, Any], *, beats: Sequence[Beat] = ()) -> list[
     if where.get("commit") and where.get("commit") != project.get("commit"):
         found.append(("working directory", _commit(where).strip(" ,")))
     corpus = facts.get("corpus", {})
-    found += _workers(facts.get("workers", {}), corpus_hash=corpus.get("sha256"))
+    known = {"corpus_hash": corpus.get("sha256"), "commit": project.get("commit")}
+    found += _workers(facts.get("workers", {}), known=known)
     found += [(f"time of worker {beat.worker}", _time(beat)) for beat in beats if beat.runs_done]
     host = [str(facts[key]) for key in ("cpu", "platform") if facts.get(key)]
     if facts.get("cores"):
@@ -378,23 +381,23 @@ def _commit(place: Mapping[str, Any]) -> str:
     return f", commit {commit[:12]}{' with uncommitted changes' if place.get('dirty') else ''}"
 
 
-def _workers(workers: Mapping[str, Any], *, corpus_hash: str | None) -> Iterator[Fact]:
-    """One row for all workers of which the same is known."""
+def _workers(workers: Mapping[str, Any], *, known: Mapping[str, Any]) -> Iterator[Fact]:
+    """One row for all workers of which the same is known, but for what is said elsewhere."""
     alike: dict[str, list[str]] = {}
     for name, machine in sorted(workers.items()):
-        words = machine if isinstance(machine, str) else _machine(machine, corpus_hash=corpus_hash)
+        words = machine if isinstance(machine, str) else _machine(machine, known=known)
         alike.setdefault(words, []).append(name)
     for words, names in alike.items():
         yield f"worker{'s' if len(names) > 1 else ''} {', '.join(names)}", words
 
 
-def _machine(machine: Mapping[str, Any], *, corpus_hash: str | None) -> str:
-    rest = dict(machine)
+def _machine(machine: Mapping[str, Any], *, known: Mapping[str, Any]) -> str:
+    # The corpus and the commit have rows of their own; here they are news only where they differ.
+    rest = {key: one for key, one in machine.items() if known.get(key, _NOTHING) != one}
+    if rest.get("commit"):
+        rest["commit"] = str(rest["commit"])[:12]
     device, name = rest.pop("device", None), rest.pop("device_name", None)
     versions = rest.pop("versions", None) or {}
-    # The corpus has its own row; here it is news only where a worker saw another one.
-    if rest.get("corpus_hash") == corpus_hash:
-        rest.pop("corpus_hash", None)
     first = {"host": rest.pop("host", None), "device": device and _named(device, name)}
     return _pairs({**first, **versions, **rest})
 

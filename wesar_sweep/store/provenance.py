@@ -6,6 +6,7 @@ hash).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -179,6 +180,24 @@ def require_same_sets(directory: StudyDirectory, *, sha256: Mapping[str, str]) -
             f"{', '.join(changed)}. Further runs would not compare: restore their text, or train "
             "anew with --out NEW_DIRECTORY"
         )
+
+
+def boot() -> str | None:
+    """Eight digits that tell machines of one name apart, as those of a cloud; anew at each boot.
+
+    None where the kernel does not say.
+    """
+    try:
+        told = Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        return None
+    return hashlib.sha256(told.encode()).hexdigest()[:8]
+
+
+def project_commit() -> str | None:
+    """The commit of the package that runs, as far as it can be told."""
+    commit: str | None = _project_commit()["commit"]
+    return commit
 
 
 def cpu_model() -> str:
