@@ -82,17 +82,21 @@ def test_detached_it_outlives_terminal_and_hangup_and_is_watched_to_its_end(
     assert is_held(directory.driver_lock_file) and directory.study_file.exists()
     for words in ("driver.log", "wesar-sweep status", "wesar-sweep cancel"):
         assert words in begun.stderr
-    watching = subprocess.Popen(
+    with subprocess.Popen(
         command("status", directory.root, "--watch", "--every", "0.3"),
         stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    pid = driver_of(directory)["pid"]
-    assert os.getsid(pid) == pid, "in a session of its own"
-    os.kill(pid, signal.SIGHUP)
-    second = run("resume", directory.root, "--detach", code=2)
-    assert "another process is running the study" in second.stderr
-
-    watched, _ = watching.communicate(timeout=120)
+    ) as watching:  # fmt: skip
+        pid = driver_of(directory)["pid"]
+        assert os.getsid(pid) == pid, "in a session of its own"
+        os.kill(pid, signal.SIGHUP)
+        # On a fast machine the study would end before the second command has begun.
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            second = run("resume", directory.root, "--detach", code=2)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert "another process is running the study" in second.stderr
+        watched, _ = watching.communicate(timeout=120)
     assert watching.returncode == 0
     lines = watched.splitlines()
     heads = [line for line in lines if line.startswith("tiny: ")]
