@@ -83,6 +83,7 @@ def publish(directory: StudyDirectory, *, to: Path) -> Published:
         )
     facts = read_provenance(directory)
     anonymous = _Anonymous.of(directory, facts)
+    changed: list[str] = []
 
     def fill(folder: Path) -> None:
         made = StudyDirectory(folder)
@@ -98,6 +99,7 @@ def publish(directory: StudyDirectory, *, to: Path) -> Published:
         readable = Analysis.read(made)
         for format in FORMATS:
             write(made, format=format, analysis=readable)
+        changed.extend(_changed_tables(exact, readable))
 
     if target.published:
         _replace(to, fill)
@@ -108,7 +110,7 @@ def publish(directory: StudyDirectory, *, to: Path) -> Published:
         for path in sorted(to.rglob("*"))
         if path.is_file()
     }
-    return Published(to, sizes, _changed_tables(exact, Analysis.read(target)))
+    return Published(to, sizes, tuple(changed))
 
 
 def _require_place_for(study: Study, target: StudyDirectory) -> None:
@@ -164,12 +166,12 @@ def _write_accounts(directory: StudyDirectory, made: StudyDirectory, anonymous: 
         write_drive(made, drive=replace(drive, host=host, pid=0, process_started=None, message=""))
 
 
-def _changed_tables(exact: Analysis, readable: Analysis) -> tuple[str, ...]:
+def _changed_tables(exact: Analysis, readable: Analysis) -> list[str]:
     before = {table.name: table.table.rows for table in tables(exact)}
     after = {table.name: table.table.rows for table in tables(readable)}
     # One comes or goes where a study has a single spike, and that at the threshold.
     names = dict.fromkeys([*before, *after])
-    return tuple(name for name in names if before.get(name) != after.get(name))
+    return [name for name in names if before.get(name) != after.get(name)]
 
 
 def _replace(to: Path, fill: Callable[[Path], None]) -> None:

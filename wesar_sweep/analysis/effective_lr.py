@@ -40,3 +40,12 @@ def with_effective_lr(cells: pl.DataFrame, *, study: Study) -> pl.DataFrame:
     gates = [gate(*row) for row in cells.select("method", "sigma2", *_SHAPE).rows()]
     found = cells.with_columns(pl.Series("initial_gate", gates, dtype=pl.Float64))
     return found.with_columns(effective_lr=pl.col("lr") * pl.col("initial_gate"))
+
+
+def gates_of_series(cells: pl.DataFrame) -> dict[str, float]:
+    """Series -> α₀, by which its lr become effective ones; on a grid it is one for all its cells.
+
+    Args:
+        cells: As `with_effective_lr` gives them, with their series.
+    """
+    return dict(cells.select("series", "initial_gate").iter_rows())

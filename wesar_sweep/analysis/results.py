@@ -14,6 +14,7 @@ from wesar_sweep.analysis.boundary import boundaries
 from wesar_sweep.analysis.cells import cells, ranked
 from wesar_sweep.analysis.completeness import Completeness, completeness
 from wesar_sweep.analysis.cost import Accounts, Cost
+from wesar_sweep.analysis.effective_lr import gates_of_series
 from wesar_sweep.analysis.evaluation_sets import best_evaluations, cell_evaluations
 from wesar_sweep.analysis.finished import Finished, finished
 from wesar_sweep.analysis.importance import importance
@@ -258,8 +259,7 @@ class Analysis:
 
     def effective_lr_sensitivity(self) -> pl.DataFrame:
         """The same over one range of effective lr, in which methods that shift lr are equal."""
-        gates = self.cells.group_by("series").agg(pl.col("initial_gate").median())
-        return effective_lr_sensitivity(self._lr_series, gates=dict(gates.rows()))
+        return effective_lr_sensitivity(self._lr_series, gates=gates_of_series(self.cells))
 
     def paired_difference(self, a: str, b: str) -> PairedDifference:
         """Series b minus series a, run by run at equal axis values; n counts seeds."""
@@ -290,7 +290,8 @@ class Analysis:
     @cached_property
     def size_trend(self) -> pl.DataFrame:
         """Slopes of best lr, basin width and largest stable lr against 3 sizes or more."""
-        return size_trend(self._lr_series, self.sizes, self.cells, layout=self.layout)
+        gates = gates_of_series(self.cells)
+        return size_trend(self._lr_series, self.sizes, gates=gates, layout=self.layout)
 
     @cached_property
     def best_evaluations(self) -> pl.DataFrame:

@@ -101,14 +101,18 @@ class _Size:
 
 
 def size_trend(
-    series: Sequence[SeriesLosses], sizes: pl.DataFrame, cells: pl.DataFrame, *, layout: Axes
+    series: Sequence[SeriesLosses],
+    sizes: pl.DataFrame,
+    *,
+    gates: Mapping[str, float],
+    layout: Axes,
 ) -> pl.DataFrame:
     """The slope of every figure of every line against every size knob with `MIN_SIZES` values.
 
     Args:
         series: `series_losses` of a study whose axis is lr.
         sizes: `wesar_sweep.analysis.sizes.sizes` of the same.
-        cells: As `wesar_sweep.analysis.cells.cells` gives them.
+        gates: Series -> α₀ (`wesar_sweep.analysis.effective_lr.gates_of_series`).
         layout: `axes(study)`.
 
     Returns:
@@ -126,7 +130,6 @@ def size_trend(
         | dict(_COLUMNS)
     )
     losses = {one.series: one for one in series}
-    gates = dict(cells.select("series", "initial_gate").iter_rows())
     rows = []
     for against in knobs:
         others = [knob for knob in knobs if knob != against]
@@ -212,10 +215,11 @@ def _resampled(
         # None has no place: a resample leaves seeds out, so that its range ends no lower.
         assert (place_B >= 0).all()
         return log_lr_L[place_B], blind_L[place_B]
-    best_B = one.resampled().argmin(axis=1)
+    loss_BL = one.resampled()
+    best_B = loss_BL.argmin(axis=1)
     shift = size.log_gate if figure == "best_effective_lr" else 0.0
     at_edge_B = (best_B == 0) | (best_B == last)
-    return _least_between(log_lr_L, one.resampled()) + shift, at_edge_B
+    return _least_between(log_lr_L, loss_BL) + shift, at_edge_B
 
 
 def _least_between(x_L: Vector, loss_BL: NDArray[np.float64]) -> Vector:

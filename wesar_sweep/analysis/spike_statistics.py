@@ -20,9 +20,10 @@ from wesar_sweep.stability.spike_score import OLMO_2_WINDOW, olmo_2_spike_score
 from wesar_sweep.store.frames import Key
 from wesar_sweep.store.rows import Curve
 
-KINDS = ("raw", "paired", "lone")
-"""Paired ones are raw ones with the median over the other runs taken out; lone ones those of them
-that hardly another run shares (`wesar_sweep.analysis.run_spikes`)."""
+KINDS = {"raw": "spikes", "paired": "paired_spikes", "lone": "lone_spikes"}
+"""Kind -> the column of `RunSpikes.runs` that counts it. Paired ones are raw ones with the median
+over the other runs taken out; lone ones those of them that hardly another run shares
+(`wesar_sweep.analysis.run_spikes`)."""
 
 STATISTICS = pl.Schema(
     [
@@ -87,15 +88,14 @@ def spike_statistics(
     for (series,), part in runs.sort("trial", "seed").group_by(["series"], maintain_order=True):
         events = found.events.join(part.select("trial", "seed"), on=["trial", "seed"])
         row = {"series": series, "method": part["method"][0], "n_seeds": part["seed"].n_unique()}
-        counts = ("spikes", "paired_spikes", "lone_spikes")
-        for kind, count in zip(KINDS, counts, strict=True):
+        paired = events.filter(kind="paired")
+        lone = paired.filter(pl.col("shared_by") < SHARED_BY)
+        of_kind = {"raw": events.filter(kind="raw"), "paired": paired, "lone": lone}
+        for kind, count in KINDS.items():
             judged = part.filter(pl.col(count).is_not_null())
-            own = events.filter(pl.col("kind") == ("raw" if kind == "raw" else "paired"))
-            if kind == "lone":
-                own = own.filter(pl.col("shared_by") < SHARED_BY)
-            row |= {f"{kind}_{k}": v for k, v in _kind(judged, own, count).items()}
+            row |= {f"{kind}_{k}": v for k, v in _kind(judged, of_kind[kind], count).items()}
         completed = part.filter(status="completed").select("trial", "seed")
-        row["lone_in_completed"] = own.join(completed, on=["trial", "seed"]).height
+        row["lone_in_completed"] = lone.join(completed, on=["trial", "seed"]).height
         keys = part.select("trial", "seed").rows()
         rows.append(row | _olmo_2(keys, curves, window=window))
     return pl.DataFrame(rows, schema=STATISTICS)

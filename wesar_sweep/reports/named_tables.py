@@ -126,9 +126,7 @@ def _series_words(analysis: Analysis) -> str:
 
 def _shared_words(analysis: Analysis) -> str:
     """What LR sensitivity at equal effective lr is, and over which range; empty without it."""
-    if not (analysis.layout.axis == "lr" and analysis.layout.gridded):
-        return ""
-    if not analysis.shows_effective_lr:
+    if not (analysis.layout.gridded and analysis.shows_effective_lr):
         return ""
     row = analysis.effective_lr_sensitivity().row(0, named=True)
     low, high = (row[f"effective_lr_{end}"] for end in ("min", "max"))

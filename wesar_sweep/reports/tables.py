@@ -238,7 +238,7 @@ def series_table(analysis: Analysis) -> Table:
         columns.insert(2, "best effective lr")
     if with_lr:
         columns += ["basin width (decades)", "largest stable lr", "LR sensitivity"]
-    shifts = with_lr and analysis.shows_effective_lr
+    shifts = analysis.layout.gridded and analysis.shows_effective_lr
     if shifts:
         shared = _by_series(analysis.effective_lr_sensitivity())
         columns.append("LR sensitivity at equal effective lr")

@@ -25,6 +25,7 @@ from wesar_sweep.store.layout import StudyDirectory
 from wesar_sweep.store.outcomes import read_outcomes
 from wesar_sweep.store.published import read_published_curves, read_published_outcomes
 from wesar_sweep.store.rows import Curve, Outcome
+from wesar_sweep.store.rows import Key as Key
 
 EVALUATION_PREFIX = "eval_"
 """Columns of further evaluation sets: ``eval_wikitext`` is the loss on the set ``wikitext``, and
@@ -66,9 +67,6 @@ _AFTER: Mapping[str, type[pl.DataType]] = {
     "worker": pl.String,
     "attempt": pl.Int64,
 }
-
-Key = tuple[int, int]
-"""(trial, seed): a run inside a study."""
 
 
 def outcomes_schema(evaluations: Iterable[str] = ()) -> pl.Schema:

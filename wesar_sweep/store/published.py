@@ -30,9 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from wesar_sweep.errors import StoreError
 from wesar_sweep.store.atomic import store_error, write_atomically
 from wesar_sweep.store.layout import StudyDirectory
-from wesar_sweep.store.rows import Curve
-
-Key = tuple[int, int]
+from wesar_sweep.store.rows import Curve, Key
 
 LOSS_BITS = 16
 """Of losses: within 1 part in 65,000, so that the rules of spikes see no other numbers but at

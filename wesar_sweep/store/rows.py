@@ -13,6 +13,9 @@ from wesar_sweep.config.space import Scalar
 
 Status = Literal["completed", "diverged", "pruned", "failed"]
 
+Key = tuple[int, int]
+"""(trial, seed): a run inside a study."""
+
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
