@@ -1,7 +1,14 @@
 import pytest
 from invented_study import lr_study
 
-from wesar_sweep.analysis.axes import axes, expected_series, format_value, series_label
+from wesar_sweep.analysis.axes import (
+    asked_places,
+    axes,
+    expected_series,
+    format_value,
+    series_label,
+)
+from wesar_sweep.config.study import Study
 
 
 @pytest.mark.parametrize(
@@ -82,3 +89,29 @@ def test_a_number_that_a_cell_may_lack_is_no_axis() -> None:
 def test_the_series_of_a_width_by_default_is_named_as_its_runs_name_it() -> None:
     study = lr_study(space={"method": "he", "ffn_width": [None, 96], "lr": [1e-3, 1e-2]})
     assert expected_series(study, axes(study)) == ("he ffn_width=256", "he ffn_width=96")
+
+
+def _listed(*cells: tuple[str, float, float | None]) -> Study:
+    listed = [
+        {"method": method, "lr": lr} | ({} if sigma2 is None else {"sigma2": sigma2})
+        for method, lr, sigma2 in cells
+    ]
+    return lr_study(sampler={"name": "listed", "listed": listed})
+
+
+def test_cells_written_out_are_a_matrix_where_they_fill_half_of_it() -> None:
+    half = axes(_listed(("small", 1e-4, None), ("small", 1e-3, None), ("wesar", 1e-4, 4e-5)))
+    # The columns are those of the list: the space has more.
+    assert half.gridded and half.axis_values == (1e-4, 1e-3)
+    few = axes(_listed(("small", 1e-4, None), ("he", 1e-3, None), ("wesar", 1e-2, 4e-5)))
+    assert not few.gridded
+
+
+def test_places_of_a_grid_and_of_a_list() -> None:
+    study = _listed(("wesar", 1e-3, 4e-5), ("he", 1e-3, None), ("wesar", 1e-4, 4e-5))
+    names = axes(study).series
+    places = asked_places(study, series=names, axis="lr")
+    assert list(places) == [("wesar σ²=4e-5", 1e-3), ("he", 1e-3), ("wesar σ²=4e-5", 1e-4)]
+    assert len(asked_places(lr_study(), series=names, axis="lr")) == 32
+    drawn = lr_study(sampler={"name": "random", "cells": 4})
+    assert not asked_places(drawn, series=names, axis="lr")

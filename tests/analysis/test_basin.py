@@ -153,7 +153,7 @@ def test_sensitivity_is_not_given_over_a_part_of_the_grid() -> None:
     row = whole.lr_sensitivity().row(0, named=True)
     assert (row["sensitivity"], row["incomplete"]) == (pytest.approx(0.0), False)
     part = Analysis(whole.study, whole.raw_outcomes.head(6)).lr_sensitivity().row(0, named=True)
-    assert part["sensitivity"] is None and "not run yet (1 cell)" in part["note"]
+    assert part["sensitivity"] is None and "not run (1 cell)" in part["note"]
 
 
 def test_an_interval_rests_on_the_fewest_seeds_of_any_lr() -> None:

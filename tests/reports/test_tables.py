@@ -51,6 +51,25 @@ def test_places_without_an_outcome_say_so(analysis: Analysis) -> None:
     assert all(cell.value("loss") == "–" for cell in last)
 
 
+def test_places_that_a_list_leaves_out_are_not_waited_for() -> None:
+    listed: list[dict[str, Any]] = [
+        {"method": "small", "lr": 1e-3},
+        {"method": "small", "lr": 1e-2},
+        {"method": "he", "lr": 1e-3},
+    ]
+    study = lr_study(sampler={"name": "listed", "listed": listed})
+    outcomes, _ = invent(study, listed, with_curves=False)
+    whole = Analysis(study, outcomes_frame(outcomes))
+    found = matrix(whole)
+    assert found is not None and found.columns == ("1e-3", "1e-2")
+    remarks = {label: [cell.remark for cell in cells] for label, cells in found.rows}
+    assert remarks == {"small": ["", ""], "he": ["", "not asked for"]}
+    part = matrix(partial(whole, 3))
+    assert part is not None
+    remarks = {label: [cell.remark for cell in cells] for label, cells in part.rows}
+    assert remarks == {"small": ["", "not run yet"], "he": ["not run yet", "not asked for"]}
+
+
 def test_words_of_a_cell(analysis: Analysis) -> None:
     table = matrix_table(matrix(analysis))  # type: ignore[arg-type]
     words = [word for row in table.rows for word in row[1:]]

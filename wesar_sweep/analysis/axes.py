@@ -26,6 +26,9 @@ SYMBOLS: Mapping[str, str] = {"sigma2": "σ²", "beta1": "β₁", "beta2": "β�
 MAX_SERIES_VALUES = 24
 """A searched knob with more values than this is scattered, as a continuous one is."""
 
+LEAST_FILLED = 0.5
+"""Cells written out one by one are a matrix where they fill this share of its places."""
+
 _ALWAYS_SCIENTIFIC = ("lr", "sigma2")
 
 
@@ -76,13 +79,20 @@ def axes(study: Study) -> Axes:
     series = ("method", *(k for k in searched if k not in ("method", axis, *scattered)))
     listed = () if axis is None else values(study.space[axis], axis)
     known = sorted({float(str(v)) for v in listed or ()})
+    fills = True
+    if study.sampler.name == "listed" and known:
+        places = asked_places(study, series=series, axis=axis)
+        known = sorted({value for _, value in places if value is not None})
+        rows = len({label for label, _ in places})
+        fills = len(places) >= LEAST_FILLED * rows * len(known)
     integer = axis is not None and knob_table()[axis].kind == "integer"
     return Axes(
         axis=axis,
         series=series,
         scattered=scattered,
-        # A boundary search tries few of the values, and some again; a list has any it likes.
-        gridded=study.sampler.name not in ("boundary", "listed")
+        # A boundary search tries few of the values, and some again.
+        gridded=study.sampler.name != "boundary"
+        and fills
         and not scattered
         and listed is not None
         and len(known) <= MAX_SERIES_VALUES,
@@ -159,16 +169,30 @@ def with_series(frame: pl.DataFrame, layout: Axes) -> pl.DataFrame:
 
 def expected_series(study: Study, layout: Axes) -> tuple[str, ...]:
     """The labels of all series that listed cells will have, in the file's order; else empty."""
-    cells = listed_cells(study)
-    if cells is None:
-        return ()
+    places = asked_places(study, series=layout.series, axis=layout.axis)
+    return tuple(dict.fromkeys(label for label, _ in places))
+
+
+def asked_places(
+    study: Study, *, series: tuple[str, ...], axis: str | None
+) -> dict[tuple[str, float | None], None]:
+    """(label of the series, value of the axis) of every cell of a grid or a list, in its order.
+
+    Args:
+        study: Whose cells.
+        series: The knobs that name a series.
+        axis: The knob along it; without one every value is None.
+
+    Returns:
+        The places as keys; none where a sampler draws the cells or a boundary search asks for them.
+    """
     fixed: dict[str, Scalar] = {
         "method": study.method,
         **dict(study.model),
         **dict(study.training),
     }
-    labels: dict[str, None] = {}
-    for cell in cells:
+    places: dict[tuple[str, float | None], None] = {}
+    for cell in listed_cells(study) or ():
         knobs = {**fixed, **cell}
         if not study.method_parts(str(knobs["method"])).uses_sigma2:
             knobs["sigma2"] = None
@@ -176,8 +200,9 @@ def expected_series(study: Study, layout: Axes) -> tuple[str, ...]:
             # Null stands for a width that follows from others, and outcomes name that width.
             width = int(str(knobs["width"]))
             knobs["ffn_width"] = default_ffn_width(str(knobs["ffn"]), width)
-        labels.setdefault(series_label(knobs, layout.series))
-    return tuple(labels)
+        value = None if axis is None or knobs[axis] is None else float(str(knobs[axis]))
+        places.setdefault((series_label(knobs, series), value))
+    return places
 
 
 assert set(SYMBOLS) <= set(KNOBS)

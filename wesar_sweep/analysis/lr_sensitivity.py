@@ -75,7 +75,7 @@ def _row(one: SeriesLosses) -> tuple[object, ...]:
     if len(one.lost) or one.to_come:
         causes = [one.lost_words] if one.lost_words else []
         if one.to_come:
-            causes.append(f"not run yet ({one.to_come} cell{'' if one.to_come == 1 else 's'})")
+            causes.append(f"not run ({one.to_come} cell{'' if one.to_come == 1 else 's'})")
         why = f"incomplete: lr without a counted run, {' and '.join(causes)}"
         return (*nothing, *tail, True, True, why)
     if places < 2:

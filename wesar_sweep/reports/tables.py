@@ -13,7 +13,7 @@ from typing import Any, Literal
 import polars as pl
 
 from wesar_sweep.analysis import Analysis
-from wesar_sweep.analysis.axes import axis_title, format_value
+from wesar_sweep.analysis.axes import asked_places, axis_title, format_value
 from wesar_sweep.analysis.balanced import balanced_mean
 from wesar_sweep.analysis.cells import one_cell_a_place
 from wesar_sweep.analysis.verdict import is_lower_bound, percent, setting
@@ -41,6 +41,8 @@ class MatrixCell:
     mark: Mark = ""
     shade: float = 0.0
     """From 0 (as good as the best cell) to 1 (no better than the initial loss)."""
+    to_come: bool = False
+    """Of a place without an outcome: whether the study may still train it."""
 
     @property
     def trial(self) -> int:
@@ -91,9 +93,9 @@ class MatrixCell:
 
     @property
     def remark(self) -> str:
-        """Runs beside n: ``1 failed, 2 pruned``; ``not run yet`` where there is nothing at all."""
+        """Runs beside n: ``1 failed, 2 pruned``; where there is nothing at all, why."""
         if self.figures is None:
-            return "not run yet"
+            return "not run yet" if self.to_come else "not asked for"
         counts = [(self.figures[name], name) for name in ("failed", "pruned")]
         return ", ".join(f"{count} {name}" for count, name in counts if count)
 
@@ -141,11 +143,15 @@ def matrix(analysis: Analysis) -> Matrix | None:
     found = {(row["series"], row["place"]): row for row in placed.iter_rows(named=True)}
     losses = analysis.cells["loss"]
     low, start = losses.min(), analysis.cells["start_loss"].mean()
+    asked = asked_places(analysis.study, series=layout.series, axis=layout.axis)
+    partial = analysis.completeness.partial
 
     def cell(series: str, place: int) -> MatrixCell:
         row = found.get((series, place))
         if row is None:
-            return MatrixCell(None)
+            value = layout.axis_values[place] if layout.axis_values else None
+            # A sampler may ask for any place while it goes on.
+            return MatrixCell(None, to_come=partial and (not asked or (series, value) in asked))
         return MatrixCell(row, analysis.ties.mark(row["trial"]), _shade(row["loss"], low, start))
 
     names = layout.axis_values or (None,)

@@ -126,7 +126,8 @@ def _longest_word(text: str) -> int:
 
 def _words(cell: MatrixCell, metric: Metric) -> Text:
     if not cell.n or cell.figures is None:
-        return Text("…" if cell.figures is None else cell.remark, style="dim")
+        empty = "…" if cell.to_come else "–"
+        return Text(empty if cell.figures is None else cell.remark, style="dim")
     return Text.assemble(_value(cell, metric), " ", _divergence(cell))
 
 
