@@ -24,6 +24,8 @@ MAX_SERIES = 10
 """Series in one chart; where a study has more, those with the lowest loss."""
 
 DIGITS = 5
+LINE_DIGITS = 4
+"""Of points along a line, finer than the 340 points of its height."""
 
 HIDDEN = alt.VariableParameter(name="hidden", value=[])
 """Series that the page's reader switched off."""
@@ -115,15 +117,15 @@ def inline(rows: list[dict[str, Any]]) -> alt.InlineData:
 
 
 def rounded(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records with `DIGITS` digits a number, lists included; what is not finite is None."""
-    return [{name: _plain(value) for name, value in row.items()} for row in rows]
+    """Records with `DIGITS` digits a number, `LINE_DIGITS` in a list; not finite ones are None."""
+    return [{name: _plain(value, DIGITS) for name, value in row.items()} for row in rows]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, digits: int) -> Any:
     if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [_plain(one, LINE_DIGITS) for one in value]
     return value
 
 
