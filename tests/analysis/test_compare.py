@@ -72,7 +72,8 @@ def test_the_planted_difference_is_found_and_nothing_else(pair: Comparison) -> N
     assert he.height > 4
     assert pair.different["setting"].sort().to_list() == he["setting"].sort().to_list()
     assert he["difference"].to_list() == pytest.approx([0.10015] * he.height)
-    assert trained.filter(pl.col("method") != "he")["identical"].all()
+    others = trained.filter(pl.col("method") != "he")
+    assert (others["equal_pairs"] == others["pairs"]).all()
     for row in he.head(2).iter_rows(named=True):
         losses = [
             side.cells.filter(pl.col("trial") == row["trial_a"])["losses"][0].to_numpy()
@@ -287,6 +288,11 @@ def test_equal_pairs_are_all_the_same_only_where_all_runs_are_paired() -> None:
     more = compared(rows, one_lr(set(), seeds=4), study_a=study)
     assert more.cells["pairs"].to_list() == [3] and not more.overall.identical
     assert "All " not in " ".join(sentences(more))
+    # Of a cell with one other seed the others are told, too.
+    one = [replace(row, val_loss=1.5) if row.seed == 1 else row for row in rows]
+    assert "2 of 3 pairs are equal to the last bit" in " ".join(
+        sentences(compared(rows, one, study_a=study))
+    )
 
 
 def test_a_value_tried_twice_with_new_seeds_loses_no_run() -> None:

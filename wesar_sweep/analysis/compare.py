@@ -73,7 +73,7 @@ CELLS = pl.Schema(
         ("difference", pl.Float64()),
         ("low", pl.Float64()),
         ("high", pl.Float64()),
-        ("identical", pl.Boolean()),
+        ("equal_pairs", pl.Int64()),
         ("test", pl.String()),
         ("p", pl.Float64()),
         ("p_holm", pl.Float64()),
@@ -83,7 +83,7 @@ CELLS = pl.Schema(
 """``loss_a`` and ``loss_b`` are means over all counted runs; ``difference`` is b − a, over the
 pairs where there are any (``pairs`` is null where the cell is unpaired). The interval is Student's
 or Welch's, 95 %, not adjusted for the number of cells, and null where a run diverged.
-``identical``: every pair has the same loss to the last bit. ``test``: ``paired t``, ``Welch``,
+``equal_pairs``: those of the same loss to the last bit. ``test``: ``paired t``, ``Welch``,
 ``Fisher``, or null where nothing can be tested. ``p_holm`` is null where the test cannot reach 5 %
 by itself."""
 
@@ -112,13 +112,14 @@ class Overall:
     """Exact sign test over common seeds of which study diverged more often; None where unpaired."""
     sign_seeds: int
     """Seeds of which they differ, which are all that the test goes by."""
-    identical_pairs: int
+    equal_pairs: int
+    """Of the same loss to the last bit."""
     pairs: int
 
     @property
     def identical(self) -> bool:
         """Whether every counted run of the matched cells has a pair of the same loss."""
-        return 0 < self.identical_pairs == self.pairs == self.runs_a == self.runs_b
+        return 0 < self.equal_pairs == self.pairs == self.runs_a == self.runs_b
 
 
 @dataclass(frozen=True)
@@ -348,7 +349,7 @@ def _compared(a: Mapping[str, Any], b: Mapping[str, Any], *, same_corpus: bool) 
     if paired:
         losses_a = np.array([of_a[seed] for seed in common])
         losses_b = np.array([of_b[seed] for seed in common])
-        found |= {"pairs": len(common), "identical": bool((losses_a == losses_b).all())}
+        found |= {"pairs": len(common), "equal_pairs": int((losses_a == losses_b).sum())}
         found["difference"] = float(np.mean(losses_b - losses_a))
     else:
         losses_a, losses_b = np.array(list(of_a.values())), np.array(list(of_b.values()))
@@ -411,7 +412,7 @@ def overall(matched: pl.DataFrame, a: pl.DataFrame, b: pl.DataFrame) -> Overall:
         runs_b=totals[3],
         sign_test_p=None if signs is None else sign_test(signs),
         sign_seeds=0 if signs is None else int((signs != 0).sum()),
-        identical_pairs=int(both.filter("identical")["pairs"].sum()),
+        equal_pairs=int(both["equal_pairs"].sum()),
         pairs=int(both["pairs"].sum()),
     )
 

@@ -206,8 +206,8 @@ def _different(comparison: Comparison) -> str:
         text += (
             f". {_count(left, 'more cell')} could not show a difference: too few seeds or pruned"
         )
-    if both.identical_pairs:
-        text += f". {both.identical_pairs} of {both.pairs} pairs are equal to the last bit"
+    if both.equal_pairs:
+        text += f". {both.equal_pairs} of {both.pairs} pairs are equal to the last bit"
     return f"{text}."
 
 
