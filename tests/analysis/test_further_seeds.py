@@ -102,6 +102,32 @@ def test_who_got_further_seeds_and_why() -> None:
     assert not done.partial and done.expected == "21"
 
 
+@pytest.mark.parametrize(
+    ("apart", "seeds", "words"),
+    [
+        ((0.01, -0.01, 0.01, -0.01), 4, "4 seeds, the most allowed, still tied"),
+        ((0.01, -0.01, 0.02, 0.05), 4, "4 seeds, the most allowed, still tied"),
+        # Apart with three seeds is not asked for a fourth; apart with four only just.
+        ((0.01, 0.02, 0.0155), 3, "told apart"),
+        ((0.01, 0.04, 0.02, 0.025), 4, "4 seeds, the most allowed, told apart"),
+    ],
+)
+def test_whether_the_last_seed_told_methods_apart(
+    apart: tuple[float, ...], seeds: int, words: str
+) -> None:
+    study = lr_study(
+        space={"method": ["small", "he"], "lr": [1e-3]},
+        replicates={"min": 2, "max": 4, "until": {"told_apart": True}},
+    )
+    rows = []
+    for trial, cell in enumerate(grid_cells(study)):
+        for seed, more in enumerate(apart):
+            one, _ = run_of(study, trial, seed, cell, status="completed", with_curve=False)
+            rows.append(replace(one, val_loss=2.0 + trial * more))
+    found = Analysis(study, outcomes_frame(rows)).further_seeds
+    assert found.select("seeds", "ended").unique().rows() == [(seeds, words)]
+
+
 def test_a_fixed_number_has_none() -> None:
     study = lr_study()
     assert Analysis(study, outcomes_frame([])).further_seeds.is_empty()

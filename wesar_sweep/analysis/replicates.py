@@ -117,7 +117,8 @@ def _ended(one: Wanted, adaptive: AdaptiveReplicates) -> str:
     if one.missing:
         return f"{one.missing} still to come"
     if one.seeds == adaptive.max:
-        return f"{one.seeds} seeds, the most allowed"
+        told = "still tied" if one.tied else "told apart" if one.for_telling else ""
+        return ", ".join([f"{one.seeds} seeds", "the most allowed", *([told] if told else [])])
     bound = adaptive.until.divergence_halfwidth
     met = [] if bound is None else [f"half-width {one.halfwidth:.2f}, at most {bound:g}"]
     return " and ".join([*met, *(["told apart"] if one.for_telling else [])])

@@ -47,6 +47,8 @@ class Wanted:
     """Of those beyond the least: added for a narrower interval of the divergence rate."""
     for_telling: int = 0
     """Likewise: added because two methods were not told apart."""
+    tied: bool = False
+    """Not told apart from the best cell of another method with all the seeds allowed."""
     missing: int = 0
     """Seeds that have not ended."""
     halfwidth: float = 0.5
@@ -118,6 +120,8 @@ def seeds_wanted(runs: Iterable[Ended], *, study: Study, cells: int) -> dict[int
                         wanted[trial].seeds += more
                         wanted[trial].for_telling += more
             if before == sum(one.seeds for one in wanted.values()):
+                for trial in {trial for pair in tied for trial in pair}:
+                    wanted[trial].tied = True
                 break
     for trial, one in wanted.items():
         one.missing = _missing(found[trial], one.seeds)
