@@ -9,6 +9,9 @@ from scipy import stats
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.compare import Comparison, compare_cells
+from wesar_sweep.analysis.differing import differing_settings
+from wesar_sweep.config.data import FileTokenizer, TextData
+from wesar_sweep.config.load import deciding
 from wesar_sweep.config.study import Study
 from wesar_sweep.reports.comparison import sentences
 from wesar_sweep.store.frames import outcomes_frame
@@ -342,3 +345,14 @@ def test_a_cell_without_pairs_leaves_the_trained_ones_paired() -> None:
     assert found.overall.trained_paired and found.overall.trained_seeds == 4
     assert "paired t over 4 seeds" in " ".join(sentences(found))
     assert found.overall.sign_test_p is None
+
+
+def test_where_a_tokenizer_lies_is_no_difference() -> None:
+    def lies(path: str, vocabulary: int = 300) -> dict[str, Any]:
+        tokenizer = FileTokenizer(kind="file", path=path, vocabulary=vocabulary)
+        data = TextData(source="text", paths=("corpus.txt",), tokenizer=tokenizer)
+        return deciding(lr_study().model_copy(update={"data": data}))
+
+    assert differing_settings(lies("a/tokenizer.json"), lies("b/tokenizer.json")) == ()
+    (found,) = differing_settings(lies("a/tokenizer.json"), lies("a/tokenizer.json", 400))
+    assert found.key == "data.tokenizer" and found.effect == "the text"

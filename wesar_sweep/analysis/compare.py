@@ -47,7 +47,7 @@ from wesar_sweep.analysis.verdict_changes import (
     verdict_changes,
 )
 from wesar_sweep.config.knobs import Scalar, knob_table
-from wesar_sweep.config.load import resolved
+from wesar_sweep.config.load import deciding
 from wesar_sweep.store.frames import KNOBS
 
 RELATIVE = 1e-6
@@ -206,7 +206,7 @@ class Comparison:
     @cached_property
     def settings(self) -> tuple[Differing, ...]:
         """Keys of the study files that differ."""
-        return differing_settings(resolved(self.a.study), resolved(self.b.study))
+        return differing_settings(deciding(self.a.study), deciding(self.b.study))
 
     @cached_property
     def provenance(self) -> tuple[Differing, ...]:

@@ -22,8 +22,7 @@ _EFFECTS: Mapping[str, str] = {
     "spikes": "how runs are judged",
     "probes": "what is recorded",
 }
-_NO_EFFECT = ("name", "title", "question", "retries", "finishes", "keep_weights")
-_PLACES = ("data.paths", "data.validation", "corpus.prepared_as", "workers.host")
+_PLACES = ("corpus.prepared_as", "workers.host")
 """Where text or a worker lies: the corpus has a hash, by which it is compared."""
 
 _FACTS = ("project", "python", "platform", "cpu", "cores", "libraries", "corpus")
@@ -43,20 +42,12 @@ class Differing:
 
 
 def differing_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Differing, ...]:
-    """Keys of two resolved study files (`config.load.resolved`) whose values differ.
-
-    Left out are name, title, question and the like, which change no run, and where texts lie.
-    """
+    """Keys of two studies, as `config.load.deciding` gives them, whose values differ; no name."""
     flat_a, flat_b = (dict(_settings(side)) for side in (a, b))
     found = []
     for key in dict.fromkeys([*flat_a, *flat_b]):
-        top = key.partition(".")[0]
-        if (
-            top not in _NO_EFFECT
-            and key not in _PLACES
-            and flat_a.get(key, ABSENT) != flat_b.get(key, ABSENT)
-        ):
-            effect = _EFFECTS.get(top, "the training")
+        if key != "name" and flat_a.get(key, ABSENT) != flat_b.get(key, ABSENT):
+            effect = _EFFECTS.get(key.partition(".")[0], "the training")
             words = [_words(flat.get(key, ABSENT)) for flat in (flat_a, flat_b)]
             found.append(Differing(key, words[0], words[1], effect))
     return tuple(found)
@@ -83,13 +74,7 @@ def differing_provenance(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Di
 def _settings(study: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Keys as a reader looks them up: a knob of the space, or the pruner, is one."""
     for key, value in study.items():
-        if key == "evaluation" and isinstance(value, Mapping):
-            sets = {
-                n: {k: v for k, v in one.items() if k != "paths"}
-                for n, one in value["sets"].items()
-            }
-            yield from ((f"{key}.{name}", one) for name, one in {**value, "sets": sets}.items())
-        elif isinstance(value, Mapping) and key != "pruner":
+        if isinstance(value, Mapping) and key != "pruner":
             yield from ((f"{key}.{name}", one) for name, one in value.items())
         else:
             yield key, value

@@ -207,7 +207,7 @@ def study_hash(study: Study) -> str:
     there, `_LATER`, counts where it is set: left alone it leaves the hash as it was, so that older
     studies go on.
     """
-    plain = resolved(study)
+    plain = deciding(study)
     for section, keys in _LATER.items():
         for key, default in keys.items():
             if plain[section].get(key) == default:
@@ -215,6 +215,15 @@ def study_hash(study: Study) -> str:
     for method in plain["methods"].values():
         if method["sigma2_at_width"] is None:
             del method["sigma2_at_width"]
+    # The order of the knobs is the order of a grid's cells, hence part of the study.
+    plain["space"] = list(plain["space"].items())
+    text = json.dumps(plain, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def deciding(study: Study) -> dict[str, Any]:
+    """A resolved study without what changes no run, and without where text and tokenizer lie."""
+    plain = resolved(study)
     for key in ("title", "question", "finishes", "retries", "keep_weights"):
         del plain[key]
     for key in ("paths", "validation"):
@@ -225,10 +234,7 @@ def study_hash(study: Study) -> str:
         plain["data"]["tokenizer"].pop("path", None)
     for one in plain["evaluation"].get("sets", {}).values():
         del one["paths"]
-    # The order of the knobs is the order of a grid's cells, hence part of the study.
-    plain["space"] = list(plain["space"].items())
-    text = json.dumps(plain, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return plain
 
 
 def _is_folder(name: str) -> bool:
