@@ -256,7 +256,9 @@ def test_two_seeds_tie_almost_anything_and_the_verdict_says_so() -> None:
     found = of_losses([[2.25, 2.29], [3.1, 3.3], [5.00, 5.04]])
     # The definition stays: 1 nat worse by both seeds and yet tied, with one degree of freedom.
     assert found.ties.tied == {1}
-    assert "1 other cell is tied with it; with 2 seeds hardly any" in found.verdict.best
+    assert "With 2 seeds hardly any two cells can be told apart: 1 other cell is not told" in (
+        found.verdict.best
+    )
     assert marks_of(found) == ["best"]
     assert "with 2 seeds hardly any" in ties_words(found.ties)
 

@@ -191,3 +191,23 @@ def test_with_few_seeds_no_bootstrap_is_called_an_interval() -> None:
     many = words(6)
     assert "95 % interval" in many.best and "95 % interval" in many.basin
     assert "wider than every other by more than the intervals" in many.basin
+
+
+def test_series_that_were_tried_less_far_are_not_called_less_stable() -> None:
+    listed = [
+        {"method": "small", "lr": 1e-3},
+        {"method": "small", "lr": 1e-2},
+        {"method": "he", "lr": 1e-3},
+        {"method": "he", "lr": 1e-2},
+        {"method": "wesar", "sigma2": 4e-5, "lr": 1e-3},
+    ]
+    study = lr_study(sampler={"name": "listed", "listed": listed}, replicates=2)
+    rows = [
+        run_of(study, trial, seed, dict(cell), status="completed", with_curve=False)[0]
+        for trial, cell in enumerate(listed)
+        for seed in range(4 if trial == 1 else 2)
+    ]
+    words = Analysis(study, outcomes_frame(rows)).verdict
+    assert "1e-2 (he and small; 0 of 2 to 4 runs each" in words.stable
+    assert words.stable.endswith("1 of 3 series were not tried above 1e-3.")
+    assert "end inside the basin of another series, which may be wider." in words.basin

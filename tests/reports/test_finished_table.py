@@ -42,9 +42,9 @@ def test_one_row_a_cell_best_first() -> None:
 
 def test_the_caption_counts_and_says_where_they_come_from() -> None:
     words = table(trained(LOSSES)).caption
-    assert "2 of 3 finished cells ended below the search's best (67 %" in words
-    assert "Wilson's 95 % interval 21 % to 94 %" in words
-    assert "Of 1 the whole interval of the difference lies below 0" in words
+    assert "2 of 3 pruned settings, drawn at random and trained to the end, came below" in words
+    assert "the search's best (2.200): 67 %, Wilson's 95 % interval 21 % to 94 %" in words
+    assert "of 1 the whole interval of the difference is below 0" in words
     assert "the 3 drawn at random (seed 0) from the 20 settings" in words
     assert "he at lr 5e-1 with a loss of 2.200 (95 % interval 1.700 to 2.700, n = 3)" in words
     assert "No rank correlation" in words and "at least 6 cells" in words
@@ -53,7 +53,7 @@ def test_the_caption_counts_and_says_where_they_come_from() -> None:
 
 def test_while_some_still_train_it_says_how_many_are_done() -> None:
     words = table(trained([*LOSSES[:2], (1.0,)])).caption
-    assert "1 of 2 finished cells" in words and "2 of the 3 drawn at random" in words
+    assert "1 of 2 pruned settings, drawn" in words and "2 of the 3 drawn at random" in words
     assert not [one for one in tables(trained([(1.0,)])) if one.name == "finished"]
 
 
@@ -63,6 +63,17 @@ def test_all_of_them_are_no_sample() -> None:
     words = table(whole).caption
     assert "They are the 3 settings that the pruner" in words and "at random" not in words
     assert "All of them were finished" in words
+    assert words.startswith("2 of all 3 pruned settings, trained to the end, came below")
+    assert "Wilson" not in words and whole.finished is not None and whole.finished.share is None
+
+
+def test_two_seeds_are_listed_and_have_no_interval() -> None:
+    # Of two equal differences Student's interval has no width.
+    analysis = trained([(2.1, 2.3)])
+    study = analysis.study.model_copy(update={"replicates": 2})
+    one = table(replace(analysis, study=study))
+    assert one.table.rows[0][7:] == ("+0.100", "+0.100, +0.100", "2")
+    assert one.frame["difference_high"].to_list() == [None] and "whole interval" not in one.caption
 
 
 def test_a_correlation_says_what_it_mixes() -> None:
@@ -83,7 +94,7 @@ def test_one_seed_has_no_interval() -> None:
     study = analysis.study.model_copy(update={"replicates": 1})
     search = replace(search_of(1), best=best)
     one = table(replace(analysis, study=study, finished_search=search))
-    assert one.table.rows[0][5:] == ("–", "1", "+0.100", "–", "1")
+    assert one.table.rows[0][5:] == ("–", "1", "+0.100", "+0.100", "1")
     assert "(no interval, n = 1)" in one.caption
 
 
@@ -96,5 +107,5 @@ def test_the_terminal_gives_the_answer(finishes: bool) -> None:
         assert found(analysis).below == 2
     console = Console(record=True, width=200)
     print_summary(analysis, console=console)
-    said = "What pruning hid: 2 of 3 finished cells ended below" in console.export_text()
-    assert said == finishes
+    said = "What pruning hid: 2 of 3 pruned settings, drawn" in (text := console.export_text())
+    assert said == finishes and ("Basin width" in text) == (not finishes)

@@ -93,7 +93,7 @@ def test_ratios_are_those_of_the_last_layer_or_a_chosen_one(analysis: Analysis) 
         (up,) = (row for row in rows if row["matrix"].startswith("up"))
         assert up["step"] == curve.probe_step.tolist()
         assert up["ratio"] == pytest.approx(
-            curve.probes["update_ratio"][:, column].tolist(), rel=1e-4
+            curve.probes["update_ratio"][:, column].tolist(), rel=5e-4
         )
 
 
@@ -129,7 +129,7 @@ def test_a_median_ends_where_half_of_the_runs_have_ended() -> None:
     loss_nS = np.array([curves[trial, seed].loss for seed in range(3)], dtype=np.float64)
     edges = np.unique(np.geomspace(1, steps + 1, paper_charts.STRETCHES + 1).astype(int) - 1)
     last = np.sort(loss_nS, axis=0)[1, edges[-2] :].mean()
-    assert everything["loss"][-1] == pytest.approx(last, rel=1e-4)
+    assert everything["loss"][-1] == pytest.approx(last, rel=5e-4)
     one, two = median(lost(whole, trial, {0: 60})), median(lost(whole, trial, {0: 60, 1: 60}))
     assert None not in one["loss"], "two of three runs go on"
     over = [loss is None for loss in two["loss"]]
@@ -147,7 +147,7 @@ def test_thin_lines_are_seeds_to_the_step_where_they_end(analysis: Analysis) -> 
         curve = analysis.curves[cell["trial"], int(row["seed"])]
         assert row["step"][0] == 1 and row["step"][-1] == len(curve.loss)
         first = row["loss"][0]
-        assert first == pytest.approx(min(float(curve.loss[0]), first), rel=1e-4)
+        assert first == pytest.approx(min(float(curve.loss[0]), first), rel=5e-4)
         if not math.isfinite(curve.loss[-1]):
             assert row["loss"][-1] is None
     assert {row["setting"] for row in rows} == {option.name for option in settings(analysis)}

@@ -39,7 +39,7 @@ def test_the_gallery_shows_each_spike_with_its_probes_and_its_neighbours(planted
     curve = planted.curves[0, 1]
     assert (own["trial"], own["seed"]) == (0, 1)
     assert own["value"] == pytest.approx(
-        curve.loss[own["step"][0] : own["step"][-1] + 1].tolist(), rel=1e-4
+        curve.loss[own["step"][0] : own["step"][-1] + 1].tolist(), rel=5e-4
     )
     assert own["step"][0] <= 200 - 3 * 10 and own["step"][-1] >= 203
     others = [row for row in lines if not row["own"]]

@@ -70,5 +70,5 @@ def test_a_tie_is_explained_only_where_one_is_marked() -> None:
     study = lr_study(replicates=2)
     outcomes, _ = invent(study, with_curves=False)
     text = " ".join(printed(Analysis(study, outcomes_frame(outcomes)), 120).split())
-    assert "~" not in text and "with 2 seeds hardly any two cells can be told apart" in text
+    assert "~" not in text and "With 2 seeds hardly any two cells can be told apart" in text
     assert "~ tied" in printed(sampled(), 120)

@@ -27,12 +27,16 @@ FINISHED = pl.Schema(
         ("difference", pl.Float64()),
         ("difference_low", pl.Float64()),
         ("difference_high", pl.Float64()),
+        ("differences", pl.List(pl.Float64())),
         ("pairs", pl.Int64()),
     ]
 )
 """What `Finished.cells` adds to a cell's row: its trial in the search, the step at which it was
 ended, its mean loss there (nats a token) and of how many runs, then its loss minus that of the
-search's best over ``pairs`` common seeds."""
+search's best over ``pairs`` common seeds, seed by seed in ``differences``. There is no interval
+under `LEAST_PAIRS`: two differences that happen to be alike would have one of no width."""
+
+LEAST_PAIRS = 3
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,31 @@ class Finished:
 
     @property
     def share(self) -> Interval | None:
-        """Wilson's interval of the share of pruned cells that would have ended below the best."""
-        return wilson(self.below, self.cells.height)
+        """Wilson's interval of the share of pruned cells that would have ended below the best.
+
+        None where every one of them was finished: then they are no sample.
+        """
+        return None if self.all else wilson(self.below, self.cells.height)
+
+    @property
+    def all(self) -> bool:
+        """Whether every cell that the search had pruned has been finished."""
+        return self.cells.height == self.search.pruned
+
+    @property
+    def answer(self) -> str:
+        """How many came below the search's best, as the end of a sentence."""
+        many, best = self.cells.height, f"the search's best ({self.search.best.loss:.3f})"
+        if self.share is None:
+            below = str(self.below) if self.below else "none"
+            return f"{below} of all {many} pruned settings, trained to the end, came below {best}"
+        share, low, high = (
+            f"{part * 100:.0f} %" for part in (self.below / many, self.share.low, self.share.high)
+        )
+        return (
+            f"{self.below} of {many} pruned settings, drawn at random and trained to the end, came "
+            f"below {best}: {share}, Wilson's 95 % interval {low} to {high}"
+        )
 
     @cached_property
     def correlation(self) -> RankCorrelation | None:
@@ -99,7 +126,7 @@ def finished(
         pairs = [
             loss - best[seed] for seed, loss in zip(seeds, losses, strict=True) if seed in best
         ]
-        spread = student_mean(np.array(pairs)) if pairs else None
+        spread = student_mean(np.array(pairs)) if len(pairs) >= LEAST_PAIRS else None
         rows.append(
             (
                 trial,
@@ -110,6 +137,7 @@ def finished(
                 float(np.mean(pairs)) if pairs else None,
                 spread.low if spread else None,
                 spread.high if spread else None,
+                pairs,
                 len(pairs),
             )
         )

@@ -213,6 +213,7 @@ class Analysis:
             basins=self.basin_width(),
             stable=self.largest_stable_lr(),
             boundary=self.boundary,
+            finished=self.finished,
             partial=self.completeness.partial,
         )
 

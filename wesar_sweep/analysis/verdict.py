@@ -9,6 +9,7 @@ import polars as pl
 
 from wesar_sweep.analysis.axes import Axes, axis_title, format_value, searched_knobs
 from wesar_sweep.analysis.choice import placed_words
+from wesar_sweep.analysis.finished import Finished
 from wesar_sweep.analysis.intervals import CONFIDENCE, bootstrap_coverage_bound, wilson
 from wesar_sweep.analysis.paired import MIN_MARKED_SEEDS, Ties
 from wesar_sweep.config.study import Study
@@ -25,10 +26,15 @@ class Verdict:
     """Which series bears the widest range of lr."""
     stable: str
     """The highest lr that never diverged, and how sure n lets us be."""
+    hidden: str = ""
+    """What pruning hid, of a study that finishes a search; empty elsewhere."""
 
     @property
     def sentences(self) -> tuple[str, str, str]:
-        """All three, in the order in which they are read."""
+        """Three, in the order in which they are read."""
+        if self.hidden:
+            # Its cells were chosen by a pruner: no basin is to be had of them.
+            return (self.hidden, self.best, self.stable)
         return (self.best, self.basin, self.stable)
 
 
@@ -41,6 +47,7 @@ def verdict(
     basins: pl.DataFrame,
     stable: pl.DataFrame,
     boundary: pl.DataFrame,
+    finished: Finished | None = None,
     partial: bool = False,
 ) -> Verdict:
     """Put the figures of a study into words.
@@ -53,6 +60,7 @@ def verdict(
         basins: As `basin_width` gives them.
         stable: As `largest_stable_lr` gives them.
         boundary: As `wesar_sweep.analysis.boundary.boundaries` gives them.
+        finished: As `wesar_sweep.analysis.finished.finished` gives it.
         partial: Whether runs are still to come, so that nothing said is final.
     """
     so_far = " so far" if partial else ""
@@ -62,6 +70,9 @@ def verdict(
         stable=_boundary(boundary, so_far=so_far)
         if not boundary.is_empty()
         else _stable(stable, cells, layout=layout, so_far=so_far),
+        hidden=""
+        if finished is None or finished.cells.is_empty()
+        else f"What pruning hid{so_far}: {finished.answer}.",
     )
 
 
@@ -166,7 +177,8 @@ def _others(
         }.get(tied, f"{tied} other cells are tied with it")
         few = sum(ties.compared[trial] < MIN_MARKED_SEEDS for trial in ties.tied)
         if few and few == tied:
-            text += f"; {_FEW_SEEDS}"
+            cells = "1 other cell is" if tied == 1 else f"{tied} other cells are"
+            text = f"{_FEW_SEEDS[0].upper()}{_FEW_SEEDS[1:]}: {cells} not told from it"
         elif few:
             text += f", {few} of them by 2 seeds alone ({_FEW_SEEDS})"
         yield f"{text}."
@@ -223,6 +235,12 @@ def _basin(basins: pl.DataFrame, *, study: Study, layout: Axes, so_far: str) -> 
         text += f" Some of its lr have no counted run: {top['lost']}."
     if known.height == 1:
         return text if basins.height == 1 else text + " No other series has one."
+    open_ended = sum(
+        is_lower_bound(row) for row in known.iter_rows(named=True) if row["series"] != top["series"]
+    )
+    if open_ended:
+        others = "another series" if open_ended == 1 else f"{open_ended} other series"
+        text += f" The lr tried end inside the basin of {others}, which may be wider."
     few = int(known["n_seeds"].min())  # type: ignore[arg-type]
     if not _bears_interval(few):
         return f"{text} With {_count(few, 'seed')} a series the others are not told apart from it."
@@ -324,7 +342,13 @@ def _stable(stable: pl.DataFrame, cells: pl.DataFrame, *, layout: Axes, so_far: 
     lr = format_value(top["lr"], knob="lr")
     # Of several series the one with the fewest runs says least.
     least = known.filter(pl.col("lr") == top["lr"]).sort("n").row(0, named=True)
-    runs = f"{_count(least['n'], 'run')} {'there' if len(same) == 1 else 'each'}"
+    most = int(known.filter(pl.col("lr") == top["lr"])["n"].max())  # type: ignore[arg-type]
+    counts = _count(most, "run") if most == least["n"] else f"{least['n']} to {most} runs"
+    runs = f"{counts} {'there' if len(same) == 1 else 'each'}"
+    unasked = known.filter((pl.col("lr") < top["lr"]) & pl.col("at_edge"))
+    if unasked.height and not so_far:
+        end = format_value(unasked["lr"].max(), knob="lr")  # type: ignore[arg-type]
+        edge += f" {unasked.height} of {stable.height} series were not tried above {end}."
     return (
         f"Highest lr that never diverged{so_far}: {lr} ({names}; 0 of {runs}, "
         f"which leaves room for a true rate of up to {percent(least['rate_high'])}).{edge}"

@@ -7,9 +7,9 @@ from typing import Any
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import series_label
-from wesar_sweep.analysis.finished import Finished
+from wesar_sweep.analysis.finished import LEAST_PAIRS, Finished
 from wesar_sweep.analysis.rank_correlation import LEAST_POINTS
-from wesar_sweep.analysis.verdict import percent, setting
+from wesar_sweep.analysis.verdict import setting
 from wesar_sweep.config.run import make_run
 from wesar_sweep.reports.figure import seeds_words
 from wesar_sweep.reports.named_table import NamedTable
@@ -31,7 +31,7 @@ def finished_tables(analysis: Analysis) -> list[NamedTable]:
             "95 % interval",
             "n",
             "minus search's best",
-            "95 % interval",
+            "95 % interval, or each seed",
             "pairs",
         ),
         rows=tuple(_row(analysis, row) for row in found.cells.iter_rows(named=True)),
@@ -40,17 +40,6 @@ def finished_tables(analysis: Analysis) -> list[NamedTable]:
     caption = f"{summary(analysis, found)} {_limits(found)}"
     title = "What pruning hid"
     return [NamedTable("finished", caption, table, found.cells, "search", title)]
-
-
-def answer(found: Finished) -> str:
-    """How many ended below the search's best, in one sentence."""
-    many, share = found.cells.height, found.share
-    assert share is not None, "there are finished cells"
-    return (
-        f"{found.below} of {many} finished cells ended below the search's best "
-        f"({percent(found.below / many)}, Wilson's 95 % interval {percent(share.low)} to "
-        f"{percent(share.high)})."
-    )
 
 
 def summary(analysis: Analysis, found: Finished) -> str:
@@ -63,13 +52,17 @@ def summary(analysis: Analysis, found: Finished) -> str:
     spread = "no interval"
     if best.loss_low is not None and best.loss_high is not None:
         spread = f"95 % interval {number(best.loss_low)} to {number(best.loss_high)}"
+    told = found.answer[0].upper() + found.answer[1:]
+    if (found.cells["pairs"] >= LEAST_PAIRS).any():
+        told += (
+            f"; of {found.clearly_below or 'none'} the whole interval of the difference is below 0"
+        )
     words = (
-        f"{answer(found)} Of {found.clearly_below} the whole interval of the difference lies below "
-        f"0. They are {sample} settings that the pruner of {search.study} had ended; "
+        f"{told}. They are {sample} settings that the pruner of {search.study} had ended; "
         f"that best, trained to the end there, is {_best_words(analysis, found)} with a loss of "
         f"{number(best.loss)} ({spread}, n = {len(best.seeds)}). Final losses are means over seeds "
-        f"({seeds_words(analysis)}) of min(final, initial) loss, differences are taken seed by "
-        "seed; both have Student's 95 % interval."
+        f"({seeds_words(analysis)}) of min(final, initial) loss with Student's 95 % interval, "
+        f"differences are taken seed by seed, with that interval from {LEAST_PAIRS} seeds on."
     )
     return f"{words} {_correlation_words(found)}"
 
@@ -109,7 +102,7 @@ def _limits(found: Finished) -> str:
         "this one search: it does not say what its sampler would have asked for had it been told "
         "their final losses, nor what was gained by the time that pruning saved."
     )
-    if len(found.search.cells) == found.search.pruned == found.cells.height:
+    if found.all:
         words += " All of them were finished, so what is unsure comes from the seeds alone."
     return words
 
@@ -132,7 +125,9 @@ def _row(analysis: Analysis, row: Mapping[str, Any]) -> tuple[str, ...]:
         _span(row["loss_low"], row["loss_high"], ".3f"),
         f"{row['n']}",
         "–" if row["difference"] is None else f"{row['difference']:+.3f}",
-        _span(row["difference_low"], row["difference_high"], "+.3f"),
+        ", ".join(f"{one:+.3f}" for one in row["differences"])
+        if row["difference_low"] is None
+        else _span(row["difference_low"], row["difference_high"], "+.3f"),
         f"{row['pairs']}",
     )
 

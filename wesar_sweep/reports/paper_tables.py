@@ -64,10 +64,13 @@ def _table_5(analysis: Analysis, frame: pl.DataFrame) -> NamedTable:
         }
         if known:
             strong.add((lines.index(min(known, key=lambda line: known[line])), column))
-    heads = (
+    heads = [
         _size(place, sizes) + (f": {one.name}, a {one.unit}" if len(measures) > 1 else "")
         for place, one in across
-    )
+    ]
+    if not sizes:
+        # Of the one size of a study nothing is said over each column.
+        heads = [f"{one.name}, a {one.unit}" for _, one in across]
     table = Table(
         columns=("series", *heads),
         rows=tuple(rows),
@@ -80,15 +83,16 @@ def _table_5(analysis: Analysis, frame: pl.DataFrame) -> NamedTable:
     if sizes:
         caption += " In brackets behind a size: parameters of the model."
         title = "Perplexity at every size"
+    else:
+        caption += f" The model has {_short(places[0]['parameters'])} parameters."
     section: Section = "size" if sizes else "loss"
     return NamedTable("table-5", caption, table, frame, section=section, title=title)
 
 
 def _size(place: Mapping[str, Any], sizes: Sequence[str]) -> str:
-    """``width 64 (120 k)``; of the one size of a study its parameters alone."""
-    parameters = _short(place["parameters"])
+    """``width 64 (120 k)``."""
     words = ", ".join(f"{axis_title(knob)} {place[knob]}" for knob in sizes)
-    return f"{words} ({parameters})" if words else f"{parameters} parameters"
+    return f"{words} ({_short(place['parameters'])})"
 
 
 def _table_6(analysis: Analysis, frame: pl.DataFrame) -> NamedTable:

@@ -131,7 +131,9 @@ def number(value: float | None, metric: Metric = "loss") -> str:
         return "–"
     if metric != "ppl":
         return f"{value:.3f}"
-    return f"{value:.2f}" if value < 100 else f"{value:,.0f}" if value < 1e6 else f"{value:.1e}"
+    if value < 1e6:
+        return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
+    return f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
 
 
 def matrix(analysis: Analysis) -> Matrix | None:

@@ -13,7 +13,6 @@ from rich.text import Text
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.verdict import setting
-from wesar_sweep.reports.finished_table import answer
 from wesar_sweep.reports.tables import METRICS, Matrix, MatrixCell, Metric, matrix
 
 NARROW = 8
@@ -54,8 +53,6 @@ def summary(analysis: Analysis, *, metric: Metric = "loss") -> RenderableType:
     marks = "* best, ~ tied" if analysis.ties.marked else "* best"
     parts.append(Text(f"{unit}, diverged/runs; {marks}", style="dim"))
     parts += [Text(f"• {sentence}") for sentence in analysis.verdict.sentences]
-    if analysis.finished is not None and not analysis.finished.cells.is_empty():
-        parts.append(Text(f"• What pruning hid: {answer(analysis.finished)}"))
     return Group(*parts)
 
 
