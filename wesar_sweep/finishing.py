@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wesar_sweep.analysis import Analysis
-from wesar_sweep.analysis.cut_short import best_whole_cell, cut_cells
+from wesar_sweep.analysis.cut_short import best_whole_cells, cut_cells
 from wesar_sweep.config.finishes import Finishes
 from wesar_sweep.config.load import load_study, study_hash
 from wesar_sweep.config.study import Sampler, Study
@@ -81,12 +81,12 @@ def _drawn(search: StudyDirectory, study: Study, *, cells: int, seed: int) -> Fi
     analysis = Analysis.read(search, study=study)
     try:
         pruned = cut_cells(analysis)
-        best = best_whole_cell(analysis)
+        best_of = best_whole_cells(analysis)
     except ValueError as error:
         raise StoreError(f"an outcome in {root} is not of its study: {error}") from error
     if not pruned:
         raise StoreError(f"the pruner of the study in {root} ended no cell: it hid nothing")
-    if best is None:
+    if not best_of:
         raise StoreError(
             f"no cell of the study in {root} was trained to the end, so there is no best to "
             "compare with"
@@ -100,8 +100,9 @@ def _drawn(search: StudyDirectory, study: Study, *, cells: int, seed: int) -> Fi
         pruned=len(pruned),
         seed=seed,
         corpus_sha256=read_provenance(search).get("corpus", {}).get("sha256"),
-        best=best,
+        best=best_of[0],
         cells=tuple(pruned[place] for place in sorted(chosen.tolist())),
+        best_of=tuple(best_of),
     )
 
 

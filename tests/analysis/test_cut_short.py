@@ -11,7 +11,7 @@ import pytest
 from invented_study import lr_study
 
 from wesar_sweep.analysis import Analysis
-from wesar_sweep.analysis.cut_short import best_whole_cell, cut_cells
+from wesar_sweep.analysis.cut_short import best_whole_cells, cut_cells
 from wesar_sweep.config.listed import cell_of
 from wesar_sweep.config.run import make_run
 from wesar_sweep.config.study import Study
@@ -143,12 +143,12 @@ def test_the_best_is_no_pruned_cell(search: Invented) -> None:
     search.run(2, 0, {300: 0.5}, lr=3e-2)
     search.run(2, 1, {300: 0.5}, lr=3e-2)
     search.run(2, 2, {100: 5.0}, "pruned", lr=3e-2)
-    best = best_whole_cell(search.analysis)
-    assert best is not None and best.trial == 0 and best.params == {"method": "he", "lr": 1e-2}
+    (best,) = best_whole_cells(search.analysis)
+    assert best.trial == 0 and best.params == {"method": "he", "lr": 1e-2}
     assert (best.loss, best.seeds, best.losses) == (pytest.approx(2.2), (0, 1, 2), (2.0, 2.2, 2.4))
     assert best.loss_low is not None and best.loss_low < 2.2
     search.rows = search.rows[-3:]
-    assert best_whole_cell(search.analysis) is None
+    assert best_whole_cells(search.analysis) == []
 
 
 @pytest.mark.parametrize(

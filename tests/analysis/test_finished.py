@@ -112,3 +112,20 @@ def test_a_study_that_finishes_nothing_has_none() -> None:
     assert replace(analysis, finished_search=None).finished is None
     plain = analysis.study.model_copy(update={"finishes": None})
     assert replace(analysis, study=plain).finished is None
+
+
+def test_a_method_whose_best_was_pruned_is_named() -> None:
+    analysis = trained([(2.1, 2.3, 2.5), (1.8, 2.01, 2.2)])
+    small = replace(BEST, trial=4, params={"method": "small", "lr": 0.5}, loss=2.5)
+    search = search_of(2)
+    assert found(analysis).by_method == [], "an older record does not tell"
+    one = found(replace(analysis, finished_search=replace(search, best_of=(BEST, small))))
+    (he,) = one.by_method
+    assert (he.method, he.kept, he.finished) == ("he", 2.2, pytest.approx(2.0033, abs=1e-4))
+    assert he.differences == pytest.approx((-0.2, -0.19, -0.2))
+    assert one.hidden_methods == ["he"]
+    assert one.answer.endswith("; the lowest mean of he, though, was among them")
+    worse = found(replace(trained([(2.1, 2.3, 2.5)]), finished_search=replace(
+        search_of(1), best_of=(BEST, small)
+    )))  # fmt: skip
+    assert worse.hidden_methods == [] and "though" not in worse.answer

@@ -98,6 +98,14 @@ def test_one_seed_has_no_interval() -> None:
     assert "(no interval, n = 1)" in one.caption
 
 
+def test_each_method_is_told_with_its_seeds() -> None:
+    small = replace(BEST, params={"method": "small", "lr": 0.5})
+    search = replace(search_of(3), best_of=(BEST, small))
+    words = table(replace(trained(LOSSES), finished_search=search)).caption
+    assert "seed by seed): he 2.200 and 2.003 (-0.200, -0.190, -0.200). Where" in words
+    assert "The best cell of each method" not in table(trained(LOSSES)).caption
+
+
 @pytest.mark.parametrize("finishes", [True, False])
 def test_the_terminal_gives_the_answer(finishes: bool) -> None:
     analysis = trained(LOSSES)

@@ -48,21 +48,21 @@ def cut_cells(search: Analysis) -> list[CutCell]:
     return sorted(left, key=lambda cell: cell.trial)
 
 
-def best_whole_cell(search: Analysis) -> WholeCell | None:
-    """The cell with the least mean loss that no pruner cut short; None where there is none."""
+def best_whole_cells(search: Analysis) -> list[WholeCell]:
+    """Of each method the cell with the least mean loss that no pruner cut short, best first."""
     cells = ranked(search.cells.filter((pl.col("pruned") == 0) & (pl.col("n") > 0)))
-    if cells.is_empty():
-        return None
-    row = cells.row(0, named=True)
-    return WholeCell(
-        trial=row["trial"],
-        params=cell_of(search.study, row),
-        loss=row["loss"],
-        loss_low=row["loss_low"],
-        loss_high=row["loss_high"],
-        seeds=tuple(row["seeds"]),
-        losses=tuple(row["losses"]),
-    )
+    return [
+        WholeCell(
+            trial=row["trial"],
+            params=cell_of(search.study, row),
+            loss=row["loss"],
+            loss_low=row["loss_low"],
+            loss_high=row["loss_high"],
+            seeds=tuple(row["seeds"]),
+            losses=tuple(row["losses"]),
+        )
+        for row in cells.unique("method", keep="first", maintain_order=True).iter_rows(named=True)
+    ]
 
 
 def _key(search: Analysis, row: dict[str, Any]) -> str:

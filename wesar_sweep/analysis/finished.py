@@ -39,6 +39,19 @@ under `LEAST_PAIRS`: two differences that happen to be alike would have one of n
 LEAST_PAIRS = 3
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfMethod:
+    """One method in a search and among its finished cells; mean losses in nats a token."""
+
+    method: str
+    kept: float
+    """The least among the cells that the search had trained to the end."""
+    finished: float
+    """The least among those that it had ended and that were finished."""
+    differences: tuple[float, ...]
+    """The latter minus the former, seed by seed."""
+
+
 @dataclass(frozen=True)
 class Finished:
     """The sample as far as it has been trained."""
@@ -72,19 +85,53 @@ class Finished:
         return self.cells.height == self.search.pruned
 
     @property
+    def hidden_methods(self) -> list[str]:
+        """Methods of whose cells the best was among those that the pruner had ended."""
+        return [one.method for one in self.by_method if one.finished < one.kept]
+
+    @property
     def answer(self) -> str:
         """How many came below the search's best, as the end of a sentence."""
         many, best = self.cells.height, f"the search's best ({self.search.best.loss:.3f})"
         if self.share is None:
             below = str(self.below) if self.below else "none"
-            return f"{below} of all {many} pruned settings, trained to the end, came below {best}"
-        share, low, high = (
-            f"{part * 100:.0f} %" for part in (self.below / many, self.share.low, self.share.high)
-        )
-        return (
-            f"{self.below} of {many} pruned settings, drawn at random and trained to the end, came "
-            f"below {best}: {share}, Wilson's 95 % interval {low} to {high}"
-        )
+            words = f"{below} of all {many} pruned settings, trained to the end, came below {best}"
+        else:
+            share, low, high = (
+                f"{part * 100:.0f} %"
+                for part in (self.below / many, self.share.low, self.share.high)
+            )
+            words = (
+                f"{self.below} of {many} pruned settings, drawn at random and trained to the end, "
+                f"came below {best}: {share}, Wilson's 95 % interval {low} to {high}"
+            )
+        if hidden := self.hidden_methods:
+            words += f"; the lowest mean of {' and '.join(hidden)}, though, was among them"
+        return words
+
+    @cached_property
+    def by_method(self) -> list[OfMethod]:
+        """Of each method the best cell that the search had kept and the best one finished.
+
+        In the order of the search's best; empty where it had one method, and for older records.
+        """
+        finished = self.cells.unique("method", keep="first", maintain_order=True)
+        rows = {row["method"]: row for row in finished.iter_rows(named=True)}
+        found = []
+        for kept in self.search.best_of if len(self.search.best_of) > 1 else ():
+            method = str(kept.params["method"])
+            if (row := rows.get(method)) is not None:
+                losses = dict(zip(row["seeds"], row["losses"], strict=True))
+                pairs = zip(kept.seeds, kept.losses, strict=True)
+                found.append(
+                    OfMethod(
+                        method=method,
+                        kept=kept.loss,
+                        finished=row["loss"],
+                        differences=tuple(losses[s] - x for s, x in pairs if s in losses),
+                    )
+                )
+        return found
 
     @cached_property
     def correlation(self) -> RankCorrelation | None:

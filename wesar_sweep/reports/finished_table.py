@@ -64,7 +64,23 @@ def summary(analysis: Analysis, found: Finished) -> str:
         f"({seeds_words(analysis)}) of min(final, initial) loss with Student's 95 % interval, "
         f"differences are taken seed by seed, with that interval from {LEAST_PAIRS} seeds on."
     )
-    return f"{words} {_correlation_words(found)}"
+    return " ".join([words, *_method_words(found), _correlation_words(found)])
+
+
+def _method_words(found: Finished) -> list[str]:
+    """Of each method what the search had kept and what it had ended, where there are several."""
+    if not found.by_method:
+        return []
+    told = "; ".join(
+        f"{one.method} {number(one.kept)} and {number(one.finished)} "
+        f"({', '.join(f'{x:+.3f}' for x in one.differences) or 'no seed in common'})"
+        for one in found.by_method
+    )
+    return [
+        f"The best cell of each method that the search had kept, and the best one finished (the "
+        f"latter minus the former, seed by seed): {told}. Where the latter is lower, the search "
+        "shows a method worse than it is."
+    ]
 
 
 def _correlation_words(found: Finished) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from wesar_sweep.config.space import Scalar
 from wesar_sweep.errors import StoreError
@@ -66,6 +67,8 @@ class FinishedSearch:
     """The least mean loss among cells that were not cut short."""
     cells: tuple[CutCell, ...]
     """Those drawn, in the order of the trials that finish them."""
+    best_of: tuple[WholeCell, ...] = ()
+    """The same of each method that has such a cell, best first; empty in older records."""
 
 
 def write_finished_search(directory: StudyDirectory, search: FinishedSearch) -> None:
@@ -86,10 +89,10 @@ def read_finished_search(directory: StudyDirectory) -> FinishedSearch | None:
     path = directory.finished_search_file
     try:
         facts = json.loads(path.read_text())
-        best = facts.pop("best")
-        best |= {name: tuple(best[name]) for name in ("seeds", "losses")}
+        best = _whole_cell(facts.pop("best"))
+        best_of = tuple(_whole_cell(cell) for cell in facts.pop("best_of", ()))
         cells = tuple(CutCell(**cell) for cell in facts.pop("cells"))
-        return FinishedSearch(**facts, best=WholeCell(**best), cells=cells)
+        return FinishedSearch(**facts, best=best, cells=cells, best_of=best_of)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -99,6 +102,10 @@ def read_finished_search(directory: StudyDirectory) -> FinishedSearch | None:
             f"{path} does not say what was finished: {error}; mend it from a copy, or remove it: "
             "then the report says nothing of the search"
         ) from error
+
+
+def _whole_cell(facts: dict[str, Any]) -> WholeCell:
+    return WholeCell(**(facts | {name: tuple(facts[name]) for name in ("seeds", "losses")}))
 
 
 def require_text_of_search(directory: StudyDirectory, *, sha256: str) -> None:
