@@ -20,6 +20,7 @@ from wesar_sweep.config import (
     yaml12,
 )
 from wesar_sweep.config.boundary import boundary_search
+from wesar_sweep.config.listed import listed_cells
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = sorted(ROOT.glob("search_spaces/reference/*.yaml"))
@@ -81,7 +82,8 @@ def test_boundary_counts_the_runs_that_it_saves() -> None:
 @pytest.mark.parametrize("path", COUNTED, ids=lambda path: path.stem)
 def test_comment_counts_the_cells(path: Path) -> None:
     study = load_study(path)
-    cells = len(grid_cells(study)) if study.sampler.name == "grid" else study.sampler.cells
+    listed = listed_cells(study)
+    cells = study.sampler.cells if listed is None else len(listed)
     text = path.read_text(encoding="utf-8")
     said = re.search(r"(\d+) cells of (\d+) seeds?, .*?(\d+) runs of (\d+) steps", text)
     assert said is not None
