@@ -9,6 +9,7 @@ from test_cut_short import SPACE, Invented, a_study
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.finished import Finished
+from wesar_sweep.analysis.verdict import hidden_words
 from wesar_sweep.config.study import Study
 from wesar_sweep.store.finished_search import CutCell, FinishedSearch, WholeCell
 from wesar_sweep.store.frames import outcomes_frame
@@ -124,8 +125,8 @@ def test_a_method_whose_best_was_pruned_is_named() -> None:
     assert (he.method, he.kept, he.finished) == ("he", 2.2, pytest.approx(2.0033, abs=1e-4))
     assert he.differences == pytest.approx((-0.2, -0.19, -0.2))
     assert one.hidden_methods == ["he"]
-    assert one.answer.endswith("; the lowest mean of he, though, was among them")
+    assert hidden_words(one).endswith("; the lowest mean of he, though, was among them")
     worse = found(replace(trained([(2.1, 2.3, 2.5)]), finished_search=replace(
         search_of(1), best_of=(BEST, small)
     )))  # fmt: skip
-    assert worse.hidden_methods == [] and "though" not in worse.answer
+    assert worse.hidden_methods == [] and "though" not in hidden_words(worse)

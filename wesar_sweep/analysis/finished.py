@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from wesar_sweep.analysis.intervals import Interval, student_mean, wilson
+from wesar_sweep.analysis.paired import MIN_MARKED_SEEDS
 from wesar_sweep.analysis.rank_correlation import RankCorrelation, rank_correlation
 from wesar_sweep.config.study import Study
 from wesar_sweep.store.finished_search import FinishedSearch
@@ -34,9 +35,7 @@ FINISHED = pl.Schema(
 """What `Finished.cells` adds to a cell's row: its trial in the search, the step at which it was
 ended, its mean loss there (nats a token) and of how many runs, then its loss minus that of the
 search's best over ``pairs`` common seeds, seed by seed in ``differences``. There is no interval
-under `LEAST_PAIRS`: two differences that happen to be alike would have one of no width."""
-
-LEAST_PAIRS = 3
+under `MIN_MARKED_SEEDS`: two differences that happen to be alike would have one of no width."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,26 +87,6 @@ class Finished:
     def hidden_methods(self) -> list[str]:
         """Methods of whose cells the best was among those that the pruner had ended."""
         return [one.method for one in self.by_method if one.finished < one.kept]
-
-    @property
-    def answer(self) -> str:
-        """How many came below the search's best, as the end of a sentence."""
-        many, best = self.cells.height, f"the search's best ({self.search.best.loss:.3f})"
-        if self.share is None:
-            below = str(self.below) if self.below else "none"
-            words = f"{below} of all {many} pruned settings, trained to the end, came below {best}"
-        else:
-            share, low, high = (
-                f"{part * 100:.0f} %"
-                for part in (self.below / many, self.share.low, self.share.high)
-            )
-            words = (
-                f"{self.below} of {many} pruned settings, drawn at random and trained to the end, "
-                f"came below {best}: {share}, Wilson's 95 % interval {low} to {high}"
-            )
-        if hidden := self.hidden_methods:
-            words += f"; the lowest mean of {' and '.join(hidden)}, though, was among them"
-        return words
 
     @cached_property
     def by_method(self) -> list[OfMethod]:
@@ -173,7 +152,7 @@ def finished(
         pairs = [
             loss - best[seed] for seed, loss in zip(seeds, losses, strict=True) if seed in best
         ]
-        spread = student_mean(np.array(pairs)) if len(pairs) >= LEAST_PAIRS else None
+        spread = student_mean(np.array(pairs)) if len(pairs) >= MIN_MARKED_SEEDS else None
         rows.append(
             (
                 trial,

@@ -72,13 +72,30 @@ def verdict(
         else _stable(stable, cells, layout=layout, so_far=so_far),
         hidden=""
         if finished is None or finished.cells.is_empty()
-        else f"What pruning hid{so_far}: {finished.answer}.",
+        else f"What pruning hid{so_far}: {hidden_words(finished)}.",
     )
 
 
 def percent(share: float) -> str:
     """0.5615 -> ``56 %``."""
     return f"{share * 100:.0f} %"
+
+
+def hidden_words(found: Finished) -> str:
+    """How many finished cells came below the search's best, as the end of a sentence."""
+    many, best = found.cells.height, f"the search's best ({found.search.best.loss:.3f})"
+    if found.share is None:
+        words = f"{found.below or 'none'} of all {many} pruned settings, trained to the end, came "
+        words += f"below {best}"
+    else:
+        words = (
+            f"{found.below} of {many} pruned settings, drawn at random and trained to the end, "
+            f"came below {best}: {percent(found.below / many)}, Wilson's 95 % interval "
+            f"{percent(found.share.low)} to {percent(found.share.high)}"
+        )
+    if hidden := found.hidden_methods:
+        words += f"; the lowest mean of {' and '.join(hidden)}, though, was among them"
+    return words
 
 
 def setting(cell: dict[str, object], *, study: Study, layout: Axes) -> str:
@@ -171,14 +188,11 @@ def _others(
         yield f"It is the only cell{so_far}."
     if ties.compared:
         tied = len(ties.tied)
-        text = {
-            0: "No other cell is tied with it",
-            1: "1 other cell is tied with it",
-        }.get(tied, f"{tied} other cells are tied with it")
+        cells = {0: "No other cell is", 1: "1 other cell is"}.get(tied, f"{tied} other cells are")
+        text = f"{cells} tied with it"
         few = sum(ties.compared[trial] < MIN_MARKED_SEEDS for trial in ties.tied)
         if few and few == tied:
-            cells = "1 other cell is" if tied == 1 else f"{tied} other cells are"
-            text = f"{_FEW_SEEDS[0].upper()}{_FEW_SEEDS[1:]}: {cells} not told from it"
+            text = f"{_FEW_SEEDS.capitalize()}: {cells} not told from it"
         elif few:
             text += f", {few} of them by 2 seeds alone ({_FEW_SEEDS})"
         yield f"{text}."
@@ -332,7 +346,10 @@ def _stable(stable: pl.DataFrame, cells: pl.DataFrame, *, layout: Axes, so_far: 
             where = "the lowest lr at which it has a counted run"
         return f"Highest lr that never diverged: none{so_far}; {every} diverged at {where}."
     top = known.row(0, named=True)
-    same = known.filter(pl.col("lr") == top["lr"])["series"].to_list()
+    # Of several series the one with the fewest runs says least.
+    there = known.filter(pl.col("lr") == top["lr"])
+    least, most = there.sort("n").row(0, named=True), int(there["n"].max())  # type: ignore[arg-type]
+    same = there["series"].to_list()
     names = same[0] if len(same) == 1 else ", ".join(same[:-1]) + " and " + same[-1]
     if len(same) > 4:
         names = f"{len(same)} of {stable.height} series"
@@ -340,10 +357,9 @@ def _stable(stable: pl.DataFrame, cells: pl.DataFrame, *, layout: Axes, so_far: 
     if top["lost_above"]:
         edge = f" {top['note'][0].upper()}{top['note'][1:]}."
     lr = format_value(top["lr"], knob="lr")
-    # Of several series the one with the fewest runs says least.
-    least = known.filter(pl.col("lr") == top["lr"]).sort("n").row(0, named=True)
-    most = int(known.filter(pl.col("lr") == top["lr"])["n"].max())  # type: ignore[arg-type]
-    counts = _count(most, "run") if most == least["n"] else f"{least['n']} to {most} runs"
+    counts = _count(most, "run")
+    if least["n"] < most:
+        counts = f"{least['n']} to {counts}"
     runs = f"{counts} {'there' if len(same) == 1 else 'each'}"
     unasked = known.filter((pl.col("lr") < top["lr"]) & pl.col("at_edge"))
     if unasked.height and not so_far:

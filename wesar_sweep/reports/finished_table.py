@@ -7,13 +7,14 @@ from typing import Any
 
 from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.axes import series_label
-from wesar_sweep.analysis.finished import LEAST_PAIRS, Finished
+from wesar_sweep.analysis.finished import Finished
+from wesar_sweep.analysis.paired import MIN_MARKED_SEEDS
 from wesar_sweep.analysis.rank_correlation import LEAST_POINTS
-from wesar_sweep.analysis.verdict import setting
+from wesar_sweep.analysis.verdict import hidden_words, setting
 from wesar_sweep.config.run import make_run
 from wesar_sweep.reports.figure import seeds_words
 from wesar_sweep.reports.named_table import NamedTable
-from wesar_sweep.reports.tables import Table, number
+from wesar_sweep.reports.tables import Table, differences_words, number
 
 
 def finished_tables(analysis: Analysis) -> list[NamedTable]:
@@ -52,8 +53,9 @@ def summary(analysis: Analysis, found: Finished) -> str:
     spread = "no interval"
     if best.loss_low is not None and best.loss_high is not None:
         spread = f"95 % interval {number(best.loss_low)} to {number(best.loss_high)}"
-    told = found.answer[0].upper() + found.answer[1:]
-    if (found.cells["pairs"] >= LEAST_PAIRS).any():
+    told = hidden_words(found)
+    told = told[0].upper() + told[1:]
+    if (found.cells["pairs"] >= MIN_MARKED_SEEDS).any():
         told += (
             f"; of {found.clearly_below or 'none'} the whole interval of the difference is below 0"
         )
@@ -62,7 +64,7 @@ def summary(analysis: Analysis, found: Finished) -> str:
         f"that best, trained to the end there, is {_best_words(analysis, found)} with a loss of "
         f"{number(best.loss)} ({spread}, n = {len(best.seeds)}). Final losses are means over seeds "
         f"({seeds_words(analysis)}) of min(final, initial) loss with Student's 95 % interval, "
-        f"differences are taken seed by seed, with that interval from {LEAST_PAIRS} seeds on."
+        f"differences are taken seed by seed, with that interval from {MIN_MARKED_SEEDS} seeds on."
     )
     return " ".join([words, *_method_words(found), _correlation_words(found)])
 
@@ -138,15 +140,11 @@ def _row(analysis: Analysis, row: Mapping[str, Any]) -> tuple[str, ...]:
         number(row["pruned_loss"]),
         f"{row['pruned_n']}",
         number(row["loss"]),
-        _span(row["loss_low"], row["loss_high"], ".3f"),
+        "–"
+        if row["loss_low"] is None
+        else f"{number(row['loss_low'])} to {number(row['loss_high'])}",
         f"{row['n']}",
         "–" if row["difference"] is None else f"{row['difference']:+.3f}",
-        ", ".join(f"{one:+.3f}" for one in row["differences"])
-        if row["difference_low"] is None
-        else _span(row["difference_low"], row["difference_high"], "+.3f"),
+        differences_words(row),
         f"{row['pairs']}",
     )
-
-
-def _span(low: float | None, high: float | None, form: str) -> str:
-    return "–" if low is None or high is None else f"{low:{form}} to {high:{form}}"

@@ -9,7 +9,7 @@ from wesar_sweep.analysis import Analysis
 from wesar_sweep.analysis.paired import MIN_BOOTSTRAP_SEEDS
 from wesar_sweep.reports.figure import divergence_words
 from wesar_sweep.reports.named_table import NamedTable
-from wesar_sweep.reports.tables import Table
+from wesar_sweep.reports.tables import Table, differences_words
 
 MOST_SERIES = 6
 """Series of which people see every pair; the numbers hold all."""
@@ -46,9 +46,5 @@ def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
         seeds = f"{many} seed{'' if many == 1 else 's'}"
         why = f"{seeds} in common, of other batches" if many else "no seed in common"
         return (row["a"], row["b"], "–", why, "–", "0")
-    if row["difference_low"] is None:
-        spread = ", ".join(f"{one:+.3f}" for one in row["differences"])
-    else:
-        spread = f"{row['difference_low']:+.3f} to {row['difference_high']:+.3f}"
-    p = f"{row['sign_test_p']:.2g}"
-    return (row["a"], row["b"], f"{row['difference']:+.3f}", spread, p, str(row["n"]))
+    difference, p = f"{row['difference']:+.3f}", f"{row['sign_test_p']:.2g}"
+    return (row["a"], row["b"], difference, differences_words(row), p, str(row["n"]))

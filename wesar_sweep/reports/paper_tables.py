@@ -64,15 +64,16 @@ def _table_5(analysis: Analysis, frame: pl.DataFrame) -> NamedTable:
         }
         if known:
             strong.add((lines.index(min(known, key=lambda line: known[line])), column))
-    heads = [
-        _size(place, sizes) + (f": {one.name}, a {one.unit}" if len(measures) > 1 else "")
-        for place, one in across
-    ]
-    if not sizes:
+
+    def head(place: Mapping[str, Any], one: Measure) -> str:
         # Of the one size of a study nothing is said over each column.
-        heads = [f"{one.name}, a {one.unit}" for _, one in across]
+        words = [_size(place, sizes)] if sizes else []
+        if len(measures) > 1:
+            words.append(f"{one.name}, a {one.unit}")
+        return ": ".join(words)
+
     table = Table(
-        columns=("series", *heads),
+        columns=("series", *(head(place, one) for place, one in across)),
         rows=tuple(rows),
         numeric=(False, *(True for _ in across)),
         over=("perplexity" if len(measures) > 1 else "perplexity a token", 1),

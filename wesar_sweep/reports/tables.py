@@ -136,6 +136,13 @@ def number(value: float | None, metric: Metric = "loss") -> str:
     return f"{value:.1e}".replace("e+0", "e").replace("e+", "e")
 
 
+def differences_words(row: Mapping[str, Any]) -> str:
+    """``+0.003 to +0.019``; each seed's, ``+0.003, +0.019``, where a difference has no interval."""
+    if row["difference_low"] is None:
+        return ", ".join(f"{one:+.3f}" for one in row["differences"]) or "–"
+    return f"{row['difference_low']:+.3f} to {row['difference_high']:+.3f}"
+
+
 def matrix(analysis: Analysis) -> Matrix | None:
     """The study as a matrix; None where its cells do not fill one (use `best_cells_table`)."""
     layout = analysis.layout
@@ -145,15 +152,15 @@ def matrix(analysis: Analysis) -> Matrix | None:
     found = {(row["series"], row["place"]): row for row in placed.iter_rows(named=True)}
     losses = analysis.cells["loss"]
     low, start = losses.min(), analysis.cells["start_loss"].mean()
-    asked = asked_places(analysis.study, series=layout.series, axis=layout.axis)
     partial = analysis.completeness.partial
+    places = asked_places(analysis.study, series=layout.series, axis=layout.axis) if partial else {}
 
     def cell(series: str, place: int) -> MatrixCell:
         row = found.get((series, place))
         if row is None:
             value = layout.axis_values[place] if layout.axis_values else None
             # A sampler may ask for any place while it goes on.
-            return MatrixCell(None, to_come=partial and (not asked or (series, value) in asked))
+            return MatrixCell(None, to_come=partial and (not places or (series, value) in places))
         return MatrixCell(row, analysis.ties.mark(row["trial"]), _shade(row["loss"], low, start))
 
     names = layout.axis_values or (None,)
